@@ -1,0 +1,45 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test serve bench lint types contracts check clean
+
+help:  ## what can be made here
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "cordboard needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## start an engine, allocate, place simulated calls, show every hop
+	$(BIN)/cordboard demo
+
+test: $(INSTALLED)  ## the whole test suite, on the real embedded PostgreSQL
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+serve: $(INSTALLED)  ## run the engine on 127.0.0.1:8080 with its data in ./data
+	$(BIN)/cordboard serve --host 127.0.0.1 --port 8080 --data-dir ./data
+
+bench: $(INSTALLED)  ## print the figures that the README quotes
+	$(BIN)/python -m benchmarks
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+contracts: $(INSTALLED)
+	$(BIN)/lint-imports
+
+check: lint types contracts test  ## everything that CI checks
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

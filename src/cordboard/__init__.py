@@ -1,0 +1,1 @@
+"""Cordboard: a call-flow engine for number masking."""
