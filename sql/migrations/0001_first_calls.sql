@@ -1,0 +1,271 @@
+-- Every table of calls and allocations begins its keys with `cell`, so that one call or one change
+-- touches one cell and the schema can be distributed on that column. `tenant` and `virtual_number` are
+-- how a cell is found: small directories, keyed by their outside names (reference tables when distributed).
+
+-- ── directories ──────────────────────────────────────────────────────────────
+
+CREATE TABLE tenant (
+    id         text        NOT NULL PRIMARY KEY CHECK (id ~ '^[a-z0-9][a-z0-9_-]{0,62}$'),
+    cell       smallint    NOT NULL CHECK (cell BETWEEN 0 AND 255),
+    -- A short name for the keys of the board; its order means nothing.
+    tenant_no  integer     NOT NULL GENERATED ALWAYS AS IDENTITY UNIQUE,
+    settings   jsonb       NOT NULL,
+    created_at timestamptz NOT NULL,
+    UNIQUE (cell, id)
+);
+
+-- API tokens and applet keys: only their SHA-256 is kept.
+CREATE TABLE credential (
+    cell       smallint    NOT NULL,
+    tenant_id  text        NOT NULL,
+    kind       text        NOT NULL CHECK (kind IN ('api_token', 'applet_key')),
+    id         uuid        NOT NULL,
+    digest     bytea       NOT NULL CHECK (length(digest) = 32),
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, kind, id),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id)
+);
+
+-- A number belongs to one tenant of the whole installation.
+CREATE TABLE virtual_number (
+    number     bigint      NOT NULL PRIMARY KEY CHECK (number BETWEEN 100 AND 999999999999999),
+    cell       smallint    NOT NULL,
+    tenant_id  text        NOT NULL,
+    region     text,
+    type       text        CHECK (type IN ('mobile', 'landline')),
+    flow_id    text,
+    created_at timestamptz NOT NULL,
+    UNIQUE (cell, number),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id)
+);
+CREATE INDEX virtual_number_of_tenant ON virtual_number (cell, tenant_id, number);
+
+-- ── allocations ──────────────────────────────────────────────────────────────
+
+CREATE TABLE allocation (
+    cell               smallint    NOT NULL,
+    id                 uuid        NOT NULL,
+    tenant_id          text        NOT NULL,
+    product            text        NOT NULL CHECK (product IN ('greenvn', 'greenpin')),
+    client_id          text        NOT NULL,
+    usage              text        NOT NULL CHECK (usage IN ('oneway', 'twoway')),
+    state              text        NOT NULL CHECK (state IN ('active', 'vault')),
+    version            bigint      NOT NULL CHECK (version > 0),
+    a_virtual_numbers  bigint[]    NOT NULL CHECK (cardinality(a_virtual_numbers) > 0),
+    b_virtual_numbers  bigint[]    NOT NULL CHECK (cardinality(b_virtual_numbers) > 0),
+    a_pin              text        CHECK (a_pin ~ '^[0-9]{1,9}$'),
+    b_pin              text        CHECK (b_pin ~ '^[0-9]{1,9}$'),
+    a_listed_need_pin  boolean     NOT NULL,
+    b_listed_need_pin  boolean     NOT NULL,
+    common_pin         boolean     NOT NULL,
+    -- The tenant's `deletion_time` when it was made: how long its PINs rest after the release.
+    cool_off_s         integer     NOT NULL CHECK (cool_off_s BETWEEN 0 AND 86400),
+    created_at         timestamptz NOT NULL,
+    -- NULL: without end.
+    expires_at         timestamptz,
+    released_at        timestamptz,
+    release_cause      text        CHECK (release_cause IN ('expired', 'requested')),
+    PRIMARY KEY (cell, id),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id),
+    -- Vaulted means released, at a time and for a cause.
+    CHECK ((state = 'vault') = (released_at IS NOT NULL)),
+    CHECK ((state = 'vault') = (release_cause IS NOT NULL)),
+    -- Nobody can be asked for a PIN that does not exist.
+    CHECK (a_pin IS NOT NULL OR NOT a_listed_need_pin),
+    CHECK (b_pin IS NOT NULL OR NOT b_listed_need_pin),
+    -- A common PIN is the same on both sides.
+    CHECK (NOT common_pin OR (a_pin IS NOT NULL AND a_pin = b_pin))
+);
+-- A client id names one active allocation of its product.
+CREATE UNIQUE INDEX allocation_client_id ON allocation (cell, tenant_id, product, client_id) WHERE state = 'active';
+CREATE INDEX allocation_to_expire ON allocation (cell, expires_at) WHERE state = 'active';
+
+-- The listed numbers and the members of an allocation. One row a number: nobody is on both sides.
+CREATE TABLE party_number (
+    cell          smallint    NOT NULL,
+    allocation_id uuid        NOT NULL,
+    number        bigint      NOT NULL,
+    side          text        NOT NULL CHECK (side IN ('a', 'b')),
+    -- Listed numbers have a place in the list, members have a time of joining.
+    list_position smallint    CHECK (list_position BETWEEN 0 AND 9),
+    joined_at     timestamptz,
+    PRIMARY KEY (cell, allocation_id, number),
+    FOREIGN KEY (cell, allocation_id) REFERENCES allocation (cell, id),
+    CHECK ((list_position IS NULL) <> (joined_at IS NULL))
+);
+
+-- Whether a number, dialling a VN, must enter a PIN there: one answer for all its routes.
+CREATE TABLE caller_line (
+    cell           smallint NOT NULL,
+    virtual_number bigint   NOT NULL,
+    number         bigint   NOT NULL,
+    needs_pin      boolean  NOT NULL,
+    PRIMARY KEY (cell, virtual_number, number),
+    UNIQUE (cell, virtual_number, number, needs_pin)
+);
+
+CREATE TABLE route (
+    cell           smallint NOT NULL,
+    virtual_number bigint   NOT NULL,
+    number         bigint   NOT NULL,
+    allocation_id  uuid     NOT NULL,
+    side           text     NOT NULL CHECK (side IN ('a', 'b')),
+    needs_pin      boolean  NOT NULL,
+    PRIMARY KEY (cell, virtual_number, number, allocation_id),
+    -- Routes with and without PIN do not stand side by side.
+    FOREIGN KEY (cell, virtual_number, number, needs_pin)
+        REFERENCES caller_line (cell, virtual_number, number, needs_pin),
+    -- A route leads to a party of its allocation.
+    FOREIGN KEY (cell, allocation_id, number) REFERENCES party_number (cell, allocation_id, number),
+    -- A VN with a route stays in the pool.
+    FOREIGN KEY (cell, virtual_number) REFERENCES virtual_number (cell, number)
+);
+-- A route without PIN is its caller's only route on the VN.
+CREATE UNIQUE INDEX route_without_pin ON route (cell, virtual_number, number) WHERE NOT needs_pin;
+CREATE INDEX route_of_allocation ON route (cell, allocation_id, number);
+
+-- A PIN on a VN belongs to one side of one allocation, or to one allocation with a common PIN.
+CREATE TABLE pin_claim (
+    cell           smallint NOT NULL,
+    virtual_number bigint   NOT NULL,
+    pin            text     NOT NULL CHECK (pin ~ '^[0-9]{1,9}$'),
+    allocation_id  uuid     NOT NULL,
+    side           text     NOT NULL CHECK (side IN ('a', 'b', 'both')),
+    -- Set when it was released with a cool-off: nobody else gets the PIN before then.
+    cooling_until  timestamptz,
+    PRIMARY KEY (cell, virtual_number, pin),
+    FOREIGN KEY (cell, allocation_id) REFERENCES allocation (cell, id),
+    FOREIGN KEY (cell, virtual_number) REFERENCES virtual_number (cell, number)
+);
+CREATE INDEX pin_claim_of_allocation ON pin_claim (cell, allocation_id);
+CREATE INDEX pin_claim_cooling ON pin_claim (cell, cooling_until) WHERE cooling_until IS NOT NULL;
+
+-- The answer that a client gets again when it repeats a request under its Idempotency-Key.
+CREATE TABLE idempotent_answer (
+    cell          smallint    NOT NULL,
+    tenant_id     text        NOT NULL,
+    key           text        NOT NULL CHECK (length(key) BETWEEN 1 AND 255),
+    body_digest   bytea       NOT NULL CHECK (length(body_digest) = 32),
+    allocation_id uuid        NOT NULL,
+    answer        bytea       NOT NULL,
+    created_at    timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, key),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id)
+);
+CREATE INDEX idempotent_answer_by_age ON idempotent_answer (cell, created_at);
+
+-- ── calls ────────────────────────────────────────────────────────────────────
+
+-- One outcome for each entry of a call, however often the platform repeats it. Caller 0 is withheld.
+CREATE TABLE verification (
+    cell           smallint    NOT NULL,
+    tenant_id      text        NOT NULL,
+    call_sid       text        NOT NULL,
+    virtual_number bigint      NOT NULL,
+    caller         bigint      NOT NULL,
+    digits_digest  bytea       NOT NULL,
+    outcome        text        NOT NULL CHECK (outcome IN ('success', 'failure')),
+    reason         text        NOT NULL CHECK (reason IN ('right_pin', 'wrong_pin')),
+    allocation_id  uuid,
+    side           text        CHECK (side IN ('a', 'b')),
+    verified_at    timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, call_sid, virtual_number, caller, digits_digest),
+    -- A success names whom the caller was taken for.
+    CHECK (outcome = 'failure' OR (allocation_id IS NOT NULL AND side IS NOT NULL)),
+    CHECK ((outcome = 'success') = (reason = 'right_pin'))
+);
+CREATE INDEX verification_by_time ON verification (cell, verified_at);
+
+-- One row for each caller and VN of a call, with the last decision about it.
+CREATE TABLE call (
+    cell           smallint    NOT NULL,
+    tenant_id      text        NOT NULL,
+    call_sid       text        NOT NULL,
+    virtual_number bigint      NOT NULL,
+    caller         bigint      NOT NULL,
+    decision       text        NOT NULL CHECK (decision IN ('connect', 'ask_pin', 'refuse')),
+    reason         text,
+    matched        text,
+    allocation_id  uuid,
+    side           text        CHECK (side IN ('a', 'b')),
+    target         bigint,
+    first_hop_at   timestamptz NOT NULL,
+    last_hop_at    timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, call_sid, virtual_number, caller),
+    CHECK ((decision = 'refuse') = (reason IS NOT NULL)),
+    CHECK ((decision = 'connect') = (matched IS NOT NULL))
+);
+CREATE INDEX call_by_last_hop ON call (cell, last_hop_at);
+
+-- How a call ended: once for each CallSid; `unknown` where nobody said within the time.
+CREATE TABLE call_end (
+    cell                 smallint    NOT NULL,
+    tenant_id            text        NOT NULL,
+    call_sid             text        NOT NULL,
+    call_type            text        NOT NULL
+        CHECK (call_type IN ('completed', 'incomplete', 'client-hangup', 'voicemail', 'unknown')),
+    dial_call_status     text,
+    dialled              bigint,
+    dial_call_duration_s integer,
+    on_call_duration_s   integer,
+    recording_url        text,
+    start_time           text,
+    ended_at             timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, call_sid)
+);
+
+-- ── what others are told ─────────────────────────────────────────────────────
+
+-- The order number of a subject's events (subject: an allocation, else a CallSid).
+CREATE TABLE event_subject (
+    cell      smallint NOT NULL,
+    tenant_id text     NOT NULL,
+    subject   text     NOT NULL,
+    seq       bigint   NOT NULL,
+    PRIMARY KEY (cell, tenant_id, subject)
+);
+
+-- The outbox, written in the transaction of what it tells.
+CREATE TABLE event (
+    cell         smallint    NOT NULL,
+    id           uuid        NOT NULL,
+    tenant_id    text        NOT NULL,
+    subject      text        NOT NULL,
+    seq          bigint      NOT NULL,
+    kind         text        NOT NULL CHECK (kind IN ('call_completed', 'deallocated', 'verified', 'verification_failed')),
+    endpoint     text        NOT NULL,
+    body         text        NOT NULL,
+    state        text        NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
+    attempts     integer     NOT NULL DEFAULT 0,
+    due_at       timestamptz NOT NULL,
+    leased_until timestamptz,
+    last_result  text,
+    created_at   timestamptz NOT NULL,
+    finished_at  timestamptz,
+    -- What may be told only once, whoever tells it first.
+    once_key     text,
+    PRIMARY KEY (cell, id),
+    UNIQUE (cell, tenant_id, subject, seq),
+    UNIQUE (cell, tenant_id, once_key)
+);
+CREATE INDEX event_due ON event (cell, due_at) WHERE state = 'pending';
+CREATE INDEX event_pending_of_subject ON event (cell, tenant_id, subject, seq) WHERE state = 'pending';
+
+-- The feed: what changed, in commit order, without gaps within a cell (scale.md A.4).
+CREATE TABLE feed_head (
+    cell smallint NOT NULL PRIMARY KEY,
+    n    bigint   NOT NULL
+) WITH (fillfactor = 50);
+INSERT INTO feed_head (cell, n) SELECT cell, 0 FROM generate_series(0, 255) AS cell;
+
+CREATE TABLE feed (
+    cell       smallint    NOT NULL,
+    n          bigint      NOT NULL,
+    -- Random: tells whether a position is of this history or of one that a restored backup undid.
+    tag        bigint      NOT NULL,
+    kind       text        NOT NULL,
+    body       text        NOT NULL,
+    written_at timestamptz NOT NULL,
+    PRIMARY KEY (cell, n)
+);
+CREATE INDEX feed_by_age ON feed (cell, written_at);

@@ -1,0 +1,224 @@
+"""What the feed carries: one change as the full new state of one thing, so that applying it twice
+is harmless. Written by `storage`, applied to the board by `tables`; both import only this.
+
+The body is JSON with short keys: it is stored for every change and read by every node.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from cordboard.routing.model import (
+    Allocation,
+    AllocationId,
+    Party,
+    Product,
+    Side,
+    Usage,
+)
+from cordboard.routing.numbers import E164, Pin
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationStands:
+    """Made or updated; `allocation.has_members` is the board's to know and not carried."""
+
+    tenant_no: int
+    version: int
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationReleased:
+    """Its routes, PINs and members are gone with it."""
+
+    tenant_no: int
+    version: int
+    allocation_id: AllocationId
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStands:
+    """Joined, or its routes changed with the side's VNs."""
+
+    tenant_no: int
+    allocation_id: AllocationId
+    number: E164
+    side: Side
+    joined_at_us: int
+    needs_pin: bool
+    virtual_numbers: tuple[E164, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    tenant_no: int
+    allocation_id: AllocationId
+    number: E164
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualNumberStands:
+    tenant_no: int
+    number: E164
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualNumberGone:
+    number: E164
+
+
+@dataclass(frozen=True, slots=True)
+class TenantStands:
+    """`settings` are as the client gave them; digests are SHA-256, hex."""
+
+    tenant_no: int
+    tenant_id: str
+    cell: int
+    settings: dict[str, Any]
+    api_token_digests: tuple[str, ...]
+    applet_key_digests: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TenantGone:
+    tenant_id: str
+
+
+Change = (
+    AllocationStands
+    | AllocationReleased
+    | MemberStands
+    | MemberLeft
+    | VirtualNumberStands
+    | VirtualNumberGone
+    | TenantStands
+    | TenantGone
+)
+
+
+def encode(change: Change) -> tuple[str, str]:
+    """The feed row of a change: (kind, body)."""
+    match change:
+        case AllocationStands(tenant_no, version, allocation):
+            return "allocation", _dump(
+                {
+                    "t": tenant_no,
+                    "v": version,
+                    "id": allocation.id.hex(),
+                    "p": allocation.product.value,
+                    "u": allocation.usage.value,
+                    "x": allocation.expires_at_us,
+                    "a": _party_to_json(allocation.a),
+                    "b": _party_to_json(allocation.b),
+                    "c": allocation.common_pin,
+                }
+            )
+        case AllocationReleased(tenant_no, version, allocation_id):
+            return "released", _dump({"t": tenant_no, "v": version, "id": allocation_id.hex()})
+        case MemberStands():
+            return "member", _dump(
+                {
+                    "t": change.tenant_no,
+                    "id": change.allocation_id.hex(),
+                    "n": int(change.number),
+                    "s": int(change.side),
+                    "j": change.joined_at_us,
+                    "q": change.needs_pin,
+                    "vn": [int(number) for number in change.virtual_numbers],
+                }
+            )
+        case MemberLeft(tenant_no, allocation_id, number):
+            return "left", _dump({"t": tenant_no, "id": allocation_id.hex(), "n": int(number)})
+        case VirtualNumberStands(tenant_no, number):
+            return "vn", _dump({"t": tenant_no, "n": int(number)})
+        case VirtualNumberGone(number):
+            return "vn_gone", _dump({"n": int(number)})
+        case TenantStands():
+            return "tenant", _dump(
+                {
+                    "t": change.tenant_no,
+                    "id": change.tenant_id,
+                    "cell": change.cell,
+                    "settings": change.settings,
+                    "tokens": change.api_token_digests,
+                    "keys": change.applet_key_digests,
+                }
+            )
+        case TenantGone(tenant_id):
+            return "tenant_gone", _dump({"id": tenant_id})
+        case unmatched:
+            assert_never(unmatched)
+
+
+def decode(kind: str, body: str | bytes) -> Change:
+    """The change of a feed row. Raises ValueError for a kind that this version does not know."""
+    row = json.loads(body)
+    match kind:
+        case "allocation":
+            allocation = Allocation(
+                id=AllocationId(bytes.fromhex(row["id"])),
+                product=Product(row["p"]),
+                usage=Usage(row["u"]),
+                expires_at_us=row["x"],
+                a=_party_from_json(row["a"]),
+                b=_party_from_json(row["b"]),
+                common_pin=row["c"],
+                has_members=False,
+            )
+            return AllocationStands(row["t"], row["v"], allocation)
+        case "released":
+            return AllocationReleased(row["t"], row["v"], AllocationId(bytes.fromhex(row["id"])))
+        case "member":
+            return MemberStands(
+                row["t"],
+                AllocationId(bytes.fromhex(row["id"])),
+                E164(row["n"]),
+                Side(row["s"]),
+                row["j"],
+                row["q"],
+                tuple(map(E164, row["vn"])),
+            )
+        case "left":
+            return MemberLeft(row["t"], AllocationId(bytes.fromhex(row["id"])), E164(row["n"]))
+        case "vn":
+            return VirtualNumberStands(row["t"], E164(row["n"]))
+        case "vn_gone":
+            return VirtualNumberGone(E164(row["n"]))
+        case "tenant":
+            return TenantStands(
+                row["t"],
+                row["id"],
+                row["cell"],
+                row["settings"],
+                tuple(row["tokens"]),
+                tuple(row["keys"]),
+            )
+        case "tenant_gone":
+            return TenantGone(row["id"])
+        case _:
+            raise ValueError(f"unknown kind of change in the feed: {kind!r}")
+
+
+def _party_to_json(party: Party) -> dict[str, Any]:
+    return {
+        "n": [int(number) for number in party.numbers],
+        "vn": [int(number) for number in party.virtual_numbers],
+        "pin": None if party.pin is None else party.pin.digits,
+        "q": party.listed_need_pin,
+    }
+
+
+def _party_from_json(row: dict[str, Any]) -> Party:
+    return Party(
+        numbers=tuple(map(E164, row["n"])),
+        virtual_numbers=tuple(map(E164, row["vn"])),
+        pin=None if row["pin"] is None else Pin(row["pin"]),
+        listed_need_pin=row["q"],
+    )
+
+
+def _dump(row: dict[str, Any]) -> str:
+    return json.dumps(row, separators=(",", ":"))

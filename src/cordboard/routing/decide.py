@@ -1,0 +1,266 @@
+"""The decision: who may be connected to whom. Pure and total; routing.md is its specification."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple, assert_never
+
+from cordboard.routing.board import Board
+from cordboard.routing.model import (
+    Admission,
+    Allocation,
+    AskPin,
+    Call,
+    Connect,
+    Decision,
+    EmptyEntry,
+    LastEntry,
+    Matched,
+    NoEntry,
+    PinEntry,
+    Reason,
+    Refuse,
+    RightPin,
+    Route,
+    Side,
+    WrongPin,
+)
+from cordboard.routing.numbers import E164
+
+EMPTY_ENTRIES_MAX: Final = 2
+
+# A wrong entry on a VN without any PIN is prompted for again like every other, so that nobody
+# learns that there is nothing to guess; the prompt then asks for the default PIN length.
+DIGITS_WITHOUT_PINS: Final = 4
+
+_UNKNOWN_VN: Final = Refuse(Reason.UNKNOWN_VN)
+
+
+class _OwnRoute(NamedTuple):
+    route: Route
+    allocation: Allocation
+
+
+def decide(call: Call, board: Board, now_us: int) -> Decision:
+    """The one answer to `call`, by the rules of routing.md in their order.
+
+    `board` is the tenant's; `now_us` is the instant by which allocations are live. Never raises.
+    """
+    virtual_number = call.virtual_number
+    if virtual_number is None:
+        return _UNKNOWN_VN
+    caller = call.caller
+    if caller is None:
+        if not board.has_virtual_number(virtual_number):
+            return _UNKNOWN_VN
+        if call.rules.refuse_withheld:
+            return Refuse(Reason.WITHHELD)
+
+    if call.progress.admission is not None:
+        return _readmit(call.progress.admission, virtual_number, caller, board, now_us)
+
+    permitted: list[_OwnRoute] = []
+    is_forbidden = False
+    if caller is not None:
+        routes = board.routes(virtual_number, caller)
+        for route in routes:
+            allocation = board.allocation(route.allocation_id)
+            if allocation is None or not allocation.is_live(now_us):
+                continue
+            if allocation.permits(route.side):
+                permitted.append(_OwnRoute(route, allocation))
+            else:
+                is_forbidden = True
+        if len(permitted) == 1 and not permitted[0].route.needs_pin:
+            [(route, allocation)] = permitted
+            matched = Matched.MEMBER if route.is_member else Matched.LISTED
+            return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
+        # Nearly every call ends above, and a route proves that the VN is the tenant's.
+        if not routes and not board.has_virtual_number(virtual_number):
+            return _UNKNOWN_VN
+
+    if call.progress.failures >= call.rules.pin_attempts_max:
+        return Refuse(Reason.WRONG_PIN)
+
+    entry = call.entry
+    match entry:
+        case NoEntry() | EmptyEntry():
+            if is_forbidden and not permitted:
+                return Refuse(Reason.DIRECTION)
+            return _ask(call, virtual_number, permitted, isinstance(entry, EmptyEntry), board, now_us)
+        case PinEntry():
+            return _try_pin(call, entry, virtual_number, permitted, board, now_us)
+        case unmatched:
+            assert_never(unmatched)
+
+
+def _readmit(
+    admission: Admission, virtual_number: E164, caller: E164 | None, board: Board, now_us: int
+) -> Decision:
+    """Rule 1: a success recorded earlier in this call stands, as far as its allocation still does."""
+    allocation = board.allocation(admission.allocation_id)
+    side = admission.side
+    if (
+        allocation is None
+        or not allocation.is_live(now_us)
+        or virtual_number not in allocation.party(side).virtual_numbers
+        or _is_on(side.other, caller, allocation, board)
+    ):
+        return Refuse(Reason.NO_ALLOCATION)
+    if not allocation.permits(side):
+        return Refuse(Reason.DIRECTION, allocation.id)
+    return _connect(allocation, side, virtual_number, caller, board, Matched.VERIFIED_BEFORE, None)
+
+
+def _ask(
+    call: Call,
+    virtual_number: E164,
+    permitted: list[_OwnRoute],
+    was_empty: bool,
+    board: Board,
+    now_us: int,
+) -> AskPin | Refuse:
+    """Rule 4: ask, if there is a PIN that this caller could enter."""
+    digits_max = _digits_that_may_be_entered(virtual_number, call.caller, permitted, board, now_us)
+    if digits_max is None:
+        return Refuse(Reason.NO_ALLOCATION)
+    if _is_throttled(call, permitted):
+        return Refuse(Reason.THROTTLED)
+    empty_entries = call.progress.empty_entries + was_empty
+    if empty_entries >= EMPTY_ENTRIES_MAX:
+        return Refuse(Reason.NO_INPUT)
+    return AskPin(
+        digits_max=digits_max,
+        attempts_left=call.rules.pin_attempts_max - call.progress.failures,
+        last_entry=LastEntry.EMPTY if was_empty else call.progress.last_entry,
+    )
+
+
+def _digits_that_may_be_entered(
+    virtual_number: E164, caller: E164 | None, permitted: list[_OwnRoute], board: Board, now_us: int
+) -> int | None:
+    """The longest PIN that may be used on the VN, or None if this caller could enter none of them."""
+    longest: int | None = None
+    for usable in board.usable_pins(virtual_number, now_us):
+        longest = longest or usable.length
+        if permitted:
+            return longest
+        allocation = board.allocation(usable.allocation_id)
+        if allocation is None:
+            continue
+        sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
+        if any(_may_join(side, virtual_number, caller, allocation, board) for side in sides):
+            return longest
+    return None
+
+
+def _try_pin(
+    call: Call,
+    entry: PinEntry,
+    virtual_number: E164,
+    permitted: list[_OwnRoute],
+    board: Board,
+    now_us: int,
+) -> Decision:
+    """Rule 5: the caller's own routes first, then everybody's PINs on the VN."""
+    if _is_throttled(call, permitted):
+        return Refuse(Reason.THROTTLED)
+    if call.progress.empty_entries >= EMPTY_ENTRIES_MAX:
+        return Refuse(Reason.NO_INPUT)
+    if entry.pin is None:
+        return _wrong(call, entry, virtual_number, board, now_us)
+
+    for route, allocation in permitted:
+        if allocation.party(route.side).pin == entry.pin:
+            right = RightPin(entry.digest, Admission(allocation.id, route.side), is_stranger=False)
+            return _connect(allocation, route.side, virtual_number, call.caller, board, Matched.PIN, right)
+
+    if call.exceeded.shared:
+        # Somebody is guessing on this VN or tenant: only a caller's own PIN is looked at.
+        return _wrong(call, entry, virtual_number, board, now_us)
+
+    is_forbidden_match = False
+    for holder in board.pin_holders(virtual_number, entry.pin):
+        held = board.allocation(holder.allocation_id)
+        if held is None or not held.is_live(now_us):
+            continue
+        sides = _sides_to_join(held) if holder.side is None else (holder.side,)
+        for side in sides:
+            if _may_join(side, virtual_number, call.caller, held, board):
+                is_stranger = not _is_on(side, call.caller, held, board)
+                right = RightPin(entry.digest, Admission(held.id, side), is_stranger)
+                return _connect(held, side, virtual_number, call.caller, board, Matched.PIN, right)
+            if not held.permits(side) and _belongs(side, virtual_number, call.caller, held, board):
+                is_forbidden_match = True
+    if is_forbidden_match:
+        return Refuse(Reason.DIRECTION)
+    return _wrong(call, entry, virtual_number, board, now_us)
+
+
+def _sides_to_join(allocation: Allocation) -> tuple[Side, Side]:
+    """With a common PIN a stranger joins the side without listed numbers, else A, else B."""
+    if allocation.a.numbers and not allocation.b.numbers:
+        return (Side.B, Side.A)
+    return (Side.A, Side.B)
+
+
+def _may_join(
+    side: Side, virtual_number: E164, caller: E164 | None, allocation: Allocation, board: Board
+) -> bool:
+    return allocation.permits(side) and _belongs(side, virtual_number, caller, allocation, board)
+
+
+def _belongs(
+    side: Side, virtual_number: E164, caller: E164 | None, allocation: Allocation, board: Board
+) -> bool:
+    """Whether somebody who dials this VN can be of that side: never one of the opposite side."""
+    return virtual_number in allocation.party(side).virtual_numbers and not _is_on(
+        side.other, caller, allocation, board
+    )
+
+
+def _is_on(side: Side, caller: E164 | None, allocation: Allocation, board: Board) -> bool:
+    """Whether the caller is listed on, or a member of, that side."""
+    if caller is None:
+        return False
+    if caller in allocation.party(side).numbers:
+        return True
+    return allocation.has_members and board.member_side(allocation.id, caller) is side
+
+
+def _is_throttled(call: Call, permitted: list[_OwnRoute]) -> bool:
+    """A full window of the caller's own stops everybody; of the VN's or tenant's, only strangers."""
+    return call.exceeded.caller or (call.exceeded.shared and not permitted)
+
+
+def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_us: int) -> AskPin | Refuse:
+    outcome = WrongPin(entry.digest)
+    attempts_left = call.rules.pin_attempts_max - call.progress.failures - 1
+    if attempts_left <= 0:
+        return Refuse(Reason.WRONG_PIN, outcome=outcome)
+    longest = next(iter(board.usable_pins(virtual_number, now_us)), None)
+    digits_max = DIGITS_WITHOUT_PINS if longest is None else longest.length
+    return AskPin(digits_max, attempts_left, LastEntry.WRONG, outcome)
+
+
+def _connect(
+    allocation: Allocation,
+    side: Side,
+    virtual_number: E164,
+    caller: E164 | None,
+    board: Board,
+    matched: Matched,
+    outcome: RightPin | None,
+) -> Connect | Refuse:
+    """Whom the caller reaches, and the VN that they are shown (routing.md, Targets and Caller id)."""
+    called = allocation.party(side.other)
+    targets = called.numbers
+    if allocation.has_members:
+        targets += board.members(allocation.id, side.other)
+    if caller in targets:
+        targets = tuple(number for number in targets if number != caller)
+    if not targets:
+        return Refuse(Reason.NO_TARGET, allocation.id, outcome)
+    # A call back must work, so the called side sees a VN of its own.
+    shown = called.virtual_numbers
+    caller_id = virtual_number if virtual_number in shown else shown[0]
+    return Connect(allocation.id, allocation.product, side, targets, caller_id, matched, outcome)

@@ -1,0 +1,256 @@
+"""The words of routing.md as types: allocations, calls, and what is decided about them.
+
+Instants are integers, microseconds since 1970 UTC: what PostgreSQL's timestamptz holds, exactly.
+The types that every call creates are NamedTuples, which cost a third of a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, IntEnum
+from typing import Final, NamedTuple, NewType
+
+from cordboard.routing.numbers import E164, Pin
+
+TenantId = NewType("TenantId", str)
+
+AllocationId = NewType("AllocationId", bytes)
+"""The 16 bytes of a UUID; text only on the wire."""
+
+NEVER_US: Final = 2**63 - 1
+"""`expires_at_us` of an allocation without end; it fits a signed 64-bit column."""
+
+
+class Side(IntEnum):
+    A = 0
+    B = 1
+
+    @property
+    def other(self) -> Side:
+        return Side.B if self is Side.A else Side.A
+
+
+class Usage(Enum):
+    ONEWAY = "oneway"
+    TWOWAY = "twoway"
+
+
+class Product(Enum):
+    GREENVN = "greenvn"
+    GREENPIN = "greenpin"
+
+
+class State(Enum):
+    ACTIVE = "active"
+    VAULT = "vault"
+
+
+class Party(NamedTuple):
+    """One side of an allocation, without its members."""
+
+    numbers: tuple[E164, ...]
+    virtual_numbers: tuple[E164, ...]
+    pin: Pin | None
+    listed_need_pin: bool
+
+
+class Allocation(NamedTuple):
+    """A live allocation as the board holds it."""
+
+    id: AllocationId
+    product: Product
+    usage: Usage
+    expires_at_us: int
+    a: Party
+    b: Party
+    # Both sides answer to one PIN (tenant setting `common_pin_enabled` when it was made).
+    common_pin: bool
+    # Spares the lookup of members for the many allocations that have none.
+    has_members: bool
+
+    def party(self, side: Side) -> Party:
+        return self.a if side is Side.A else self.b
+
+    def permits(self, side: Side) -> bool:
+        """Whether `side` may call the other (routing.md, Direction)."""
+        return side is Side.A or self.usage is Usage.TWOWAY
+
+    def is_live(self, now_us: int) -> bool:
+        return now_us < self.expires_at_us
+
+
+class Route(NamedTuple):
+    """This caller, dialling this VN, belongs to that side."""
+
+    allocation_id: AllocationId
+    side: Side
+    needs_pin: bool
+    is_member: bool
+
+
+class PinHolder(NamedTuple):
+    """Who a PIN on a VN belongs to; `side` is None for a common PIN."""
+
+    allocation_id: AllocationId
+    side: Side | None
+
+
+class UsablePin(NamedTuple):
+    """A PIN of a side that may call, without its digits: enough to know that one exists."""
+
+    length: int
+    allocation_id: AllocationId
+    side: Side | None
+
+
+# ── What is asked ────────────────────────────────────────────────────────────
+
+
+class NoEntry(NamedTuple):
+    """Nothing new was keyed in."""
+
+
+class EmptyEntry(NamedTuple):
+    """The caller was prompted again and keyed in nothing, or only what was refused before."""
+
+
+class PinEntry(NamedTuple):
+    """Digits that have no outcome in this call yet; `pin` is None if no PIN could look like that."""
+
+    pin: Pin | None
+    digest: bytes
+
+
+Entry = NoEntry | EmptyEntry | PinEntry
+
+
+class LastEntry(Enum):
+    """What a prompt should say of the entry before it."""
+
+    NONE = "none"
+    WRONG = "wrong"
+    EMPTY = "empty"
+
+
+class Admission(NamedTuple):
+    """A recorded success: this call speaks for that side."""
+
+    allocation_id: AllocationId
+    side: Side
+
+
+class Progress(NamedTuple):
+    """What happened in this call so far (routing.md, The progress of a call)."""
+
+    failures: int = 0
+    empty_entries: int = 0
+    # A prompt was given that no decision hop has answered yet.
+    prompt_open: bool = False
+    last_entry: LastEntry = LastEntry.NONE
+    # Digests of all digits that have an outcome.
+    tried: frozenset[bytes] = frozenset()
+    admission: Admission | None = None
+
+
+NEW_CALL: Final = Progress()
+
+
+class Exceeded(NamedTuple):
+    """Which sliding windows of wrong PINs are full (routing.md, Wrong PINs)."""
+
+    caller: bool = False
+    shared: bool = False  # the VN's or the tenant's
+
+
+NOT_EXCEEDED: Final = Exceeded()
+
+
+class CallRules(NamedTuple):
+    """The tenant's settings that a decision reads."""
+
+    pin_attempts_max: int = 3
+    refuse_withheld: bool = False
+
+
+class Call(NamedTuple):
+    """One decision hop. A `caller` of None is withheld, a `virtual_number` of None was no number."""
+
+    virtual_number: E164 | None
+    caller: E164 | None
+    entry: Entry
+    progress: Progress
+    exceeded: Exceeded
+    rules: CallRules
+
+
+# ── What is answered ─────────────────────────────────────────────────────────
+
+
+class Matched(Enum):
+    LISTED = "listed"
+    MEMBER = "member"
+    PIN = "pin"
+    VERIFIED_BEFORE = "verified_before"
+
+
+class Reason(Enum):
+    UNKNOWN_VN = "unknown_vn"
+    NO_ALLOCATION = "no_allocation"
+    WRONG_PIN = "wrong_pin"
+    NO_INPUT = "no_input"
+    DIRECTION = "direction"
+    LOCKED = "locked"
+    THROTTLED = "throttled"
+    NO_TARGET = "no_target"
+    WITHHELD = "withheld"
+
+
+class RightPin(NamedTuple):
+    """To be recorded: the entry admits the caller to a side."""
+
+    digest: bytes
+    admission: Admission
+    # The caller was neither listed nor a member: it joins (unless withheld) and is told of.
+    is_stranger: bool
+
+
+class WrongPin(NamedTuple):
+    """To be recorded: the entry fits nothing that this caller may enter."""
+
+    digest: bytes
+
+
+Outcome = RightPin | WrongPin
+
+
+class Connect(NamedTuple):
+    allocation_id: AllocationId
+    product: Product
+    side: Side
+    targets: tuple[E164, ...]
+    caller_id: E164
+    matched: Matched
+    outcome: RightPin | None = None
+
+
+class AskPin(NamedTuple):
+    digits_max: int
+    attempts_left: int
+    last_entry: LastEntry
+    outcome: WrongPin | None = None
+
+
+class Refuse(NamedTuple):
+    """`allocation_id` is known only where the caller was matched to one."""
+
+    reason: Reason
+    allocation_id: AllocationId | None = None
+    outcome: Outcome | None = None
+
+
+Decision = Connect | AskPin | Refuse
+
+
+def latest_first(members: Sequence[tuple[int, E164]]) -> tuple[E164, ...]:
+    """Members by the instant they joined, latest first; of the same instant, the larger number first."""
+    return tuple(number for _, number in sorted(members, reverse=True))
