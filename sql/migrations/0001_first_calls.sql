@@ -2,6 +2,12 @@
 -- touches one cell and the schema can be distributed on that column. `tenant` and `virtual_number` are
 -- how a cell is found: small directories, keyed by their outside names (reference tables when distributed).
 
+-- One row: the name of this database, by which a node knows whether its board was made from it.
+CREATE TABLE installation (
+    id uuid NOT NULL PRIMARY KEY
+);
+INSERT INTO installation (id) VALUES (gen_random_uuid());
+
 -- ── directories ──────────────────────────────────────────────────────────────
 
 CREATE TABLE tenant (
@@ -225,6 +231,15 @@ CREATE TABLE event_subject (
     PRIMARY KEY (cell, tenant_id, subject)
 );
 
+-- What may be told only once: the key belongs to whoever tells it first.
+CREATE TABLE event_once (
+    cell       smallint    NOT NULL,
+    tenant_id  text        NOT NULL,
+    once_key   text        NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, once_key)
+);
+
 -- The outbox, written in the transaction of what it tells.
 CREATE TABLE event (
     cell         smallint    NOT NULL,
@@ -232,23 +247,29 @@ CREATE TABLE event (
     tenant_id    text        NOT NULL,
     subject      text        NOT NULL,
     seq          bigint      NOT NULL,
+    product      text        NOT NULL CHECK (product IN ('greenvn', 'greenpin')),
     kind         text        NOT NULL CHECK (kind IN ('call_completed', 'deallocated', 'verified', 'verification_failed')),
+    -- The tenant's setting that names the subscriber, and what it said when the event was written.
+    endpoint_key text        NOT NULL,
     endpoint     text        NOT NULL,
-    body         text        NOT NULL,
+    -- What happened; webhooks/payloads.py words it as the documented body.
+    facts        jsonb       NOT NULL,
     state        text        NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
+    -- Attempts begun, which also tells a sender from the one that took over its lease.
     attempts     integer     NOT NULL DEFAULT 0,
     due_at       timestamptz NOT NULL,
     leased_until timestamptz,
     last_result  text,
     created_at   timestamptz NOT NULL,
     finished_at  timestamptz,
-    -- What may be told only once, whoever tells it first.
-    once_key     text,
     PRIMARY KEY (cell, id),
+    -- The events of a subject are told one after the other.
     UNIQUE (cell, tenant_id, subject, seq),
-    UNIQUE (cell, tenant_id, once_key)
+    -- What is pending has no end, and what has an end is not pending.
+    CHECK ((state = 'pending') = (finished_at IS NULL))
 );
-CREATE INDEX event_due ON event (cell, due_at) WHERE state = 'pending';
+-- By endpoint, so that the backlog of one that is down is stepped over and not read through.
+CREATE INDEX event_due ON event (cell, tenant_id, endpoint_key, due_at) WHERE state = 'pending';
 CREATE INDEX event_pending_of_subject ON event (cell, tenant_id, subject, seq) WHERE state = 'pending';
 
 -- The feed: what changed, in commit order, without gaps within a cell (scale.md A.4).

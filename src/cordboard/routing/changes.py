@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from cordboard.routing.model import (
     Allocation,
@@ -97,6 +97,16 @@ Change = (
     | TenantStands
     | TenantGone
 )
+
+
+class FeedRow(NamedTuple):
+    """A change in its place: the `n`th of its cell."""
+
+    cell: int
+    n: int
+    tag: int
+    kind: str
+    body: str
 
 
 def encode(change: Change) -> tuple[str, str]:

@@ -290,11 +290,14 @@ class EmbeddedPostgres:
                 self._find_server()
             if not self.is_alive():
                 # A server that this start did not launch was on its way out when we found it. One that it
-                # did launch has failed, unless it only met the last backends of a killed predecessor.
-                if self._launched and PREDECESSOR_LINGERS not in self._log_of_last_program():
-                    raise PostgresUnavailable(
-                        f"PostgreSQL in {self._directory} did not start. {self._last_log_lines()}"
-                    )
+                # did launch has failed, unless it only met the last backends of a killed predecessor: these
+                # finish their statement first.
+                if self._launched:
+                    if PREDECESSOR_LINGERS not in self._log_of_last_program():
+                        raise PostgresUnavailable(
+                            f"PostgreSQL in {self._directory} did not start. {self._last_log_lines()}"
+                        )
+                    await asyncio.sleep(WATCH_INTERVAL_S)
                 self._launch()
             pid_file = _read_pid_file(self._data)
             if pid_file is not None and pid_file.pid == self._pid and pid_file.is_ready:

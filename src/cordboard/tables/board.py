@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, assert_never
+from typing import Final, assert_never
 
 import lmdb
 
@@ -16,6 +16,7 @@ from cordboard.routing.changes import (
     AllocationReleased,
     AllocationStands,
     Change,
+    FeedRow,
     MemberLeft,
     MemberStands,
     TenantGone,
@@ -35,22 +36,13 @@ from cordboard.routing.model import (
     UsablePin,
 )
 from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.pins import pins_on
 from cordboard.tables import records
 
 # Address space, not memory: ten million allocations are some 10 GB, and growing a map stops its readers.
 MAP_BYTES_MAX: Final = 64 << 30
 # One slot a reading thread: 256 workers with a few threads each.
 READERS_MAX: Final = 1024
-
-
-class FeedRow(NamedTuple):
-    """One row of the feed, as read."""
-
-    cell: int
-    n: int
-    tag: int
-    kind: str
-    body: str
 
 
 class FeedGap(Exception):
@@ -358,20 +350,6 @@ class BoardTables:
             version = records.allocation_version_of(stored)
             record = records.allocation_record(allocation._replace(has_members=has_members), version)
             txn.put(key, record, db=self.allocations)
-
-
-def pins_on(allocation: Allocation) -> Iterator[tuple[E164, Pin, Side | None]]:
-    """Each PIN of the allocation on each VN where it may be entered; side None for a common PIN."""
-    if allocation.common_pin:
-        pin = allocation.a.pin
-        if pin is not None:
-            both = dict.fromkeys((*allocation.a.virtual_numbers, *allocation.b.virtual_numbers))
-            yield from ((virtual_number, pin, None) for virtual_number in both)
-        return
-    for side in Side:
-        party = allocation.party(side)
-        if party.pin is not None:
-            yield from ((virtual_number, party.pin, side) for virtual_number in party.virtual_numbers)
 
 
 def _usable_pin_keys(cell: int, tenant_no: int, allocation: Allocation) -> Iterator[bytes]:

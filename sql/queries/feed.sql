@@ -1,0 +1,90 @@
+-- name: advance
+-- The last statement before the rows of the feed, to hold the head as shortly as may be.
+UPDATE feed_head SET n = n + $2 WHERE cell = $1 RETURNING n;
+
+-- name: append
+INSERT INTO feed (cell, n, tag, kind, body, written_at)
+SELECT $1, $2 + row.position, row.tag, row.kind, row.body, $6
+FROM unnest($3::bigint[], $4::text[], $5::text[]) WITH ORDINALITY AS row (tag, kind, body, position);
+
+-- name: rows_after
+-- Lateral, because the plain join is planned as a scan of the whole feed.
+SELECT row.cell, row.n, row.tag, row.kind, row.body
+FROM unnest($1::smallint[], $2::bigint[]) AS position (cell, n)
+CROSS JOIN LATERAL (
+    SELECT feed.cell, feed.n, feed.tag, feed.kind, feed.body
+    FROM feed
+    WHERE feed.cell = position.cell AND feed.n > position.n
+    ORDER BY feed.n
+    LIMIT $3
+) AS row
+ORDER BY row.cell, row.n;
+
+-- name: heads
+SELECT feed_head.cell, feed_head.n, coalesce(feed.tag, 0) AS tag
+FROM feed_head
+LEFT JOIN feed ON feed.cell = feed_head.cell AND feed.n = feed_head.n
+ORDER BY feed_head.cell;
+
+-- name: tags_at
+SELECT position.cell, feed.tag
+FROM unnest($1::smallint[], $2::bigint[]) AS position (cell, n)
+LEFT JOIN feed ON feed.cell = position.cell AND feed.n = position.n;
+
+-- name: trim
+DELETE FROM feed WHERE cell = $1 AND written_at < $2
+    AND n < (SELECT feed_head.n FROM feed_head WHERE feed_head.cell = $1);
+
+-- name: cells_with_old_rows
+SELECT head.cell
+FROM feed_head AS head
+WHERE EXISTS (SELECT 1 FROM feed WHERE feed.cell = head.cell AND feed.written_at < $1 AND feed.n < head.n);
+
+-- name: snapshot_tenants
+SELECT tenant.cell, tenant.id, tenant.tenant_no, tenant.settings,
+    ARRAY(SELECT credential.digest FROM credential
+          WHERE credential.cell = tenant.cell AND credential.tenant_id = tenant.id AND credential.kind = 'api_token'
+          ORDER BY credential.id) AS api_token_digests,
+    ARRAY(SELECT credential.digest FROM credential
+          WHERE credential.cell = tenant.cell AND credential.tenant_id = tenant.id AND credential.kind = 'applet_key'
+          ORDER BY credential.id) AS applet_key_digests
+FROM tenant
+WHERE $1::text IS NULL OR tenant.id = $1;
+
+-- name: snapshot_virtual_numbers
+SELECT virtual_number.cell, virtual_number.number, tenant.tenant_no
+FROM virtual_number
+JOIN tenant ON tenant.cell = virtual_number.cell AND tenant.id = virtual_number.tenant_id;
+
+-- name: snapshot_allocations
+SELECT allocation.cell, allocation.id, tenant.tenant_no, allocation.product, allocation.usage, allocation.version,
+    allocation.a_virtual_numbers, allocation.b_virtual_numbers, allocation.a_pin, allocation.b_pin,
+    allocation.a_listed_need_pin, allocation.b_listed_need_pin, allocation.common_pin, allocation.expires_at,
+    ARRAY(SELECT party_number.number FROM party_number
+          WHERE party_number.cell = allocation.cell AND party_number.allocation_id = allocation.id
+              AND party_number.side = 'a' AND party_number.list_position IS NOT NULL
+          ORDER BY party_number.list_position) AS a_numbers,
+    ARRAY(SELECT party_number.number FROM party_number
+          WHERE party_number.cell = allocation.cell AND party_number.allocation_id = allocation.id
+              AND party_number.side = 'b' AND party_number.list_position IS NOT NULL
+          ORDER BY party_number.list_position) AS b_numbers
+FROM allocation
+JOIN tenant ON tenant.cell = allocation.cell AND tenant.id = allocation.tenant_id
+WHERE allocation.state = 'active'
+ORDER BY allocation.cell, allocation.id;
+
+-- name: snapshot_members
+SELECT party_number.cell, tenant.tenant_no, party_number.allocation_id, party_number.number, party_number.side,
+    party_number.joined_at, bool_or(route.needs_pin) AS needs_pin,
+    array_agg(route.virtual_number ORDER BY route.virtual_number) AS virtual_numbers
+FROM party_number
+JOIN allocation ON allocation.cell = party_number.cell AND allocation.id = party_number.allocation_id
+JOIN tenant ON tenant.cell = allocation.cell AND tenant.id = allocation.tenant_id
+JOIN route ON route.cell = party_number.cell AND route.allocation_id = party_number.allocation_id
+    AND route.number = party_number.number
+WHERE allocation.state = 'active' AND party_number.joined_at IS NOT NULL
+GROUP BY party_number.cell, tenant.tenant_no, party_number.allocation_id, party_number.number,
+    party_number.side, party_number.joined_at;
+
+-- name: database_id
+SELECT id FROM installation;

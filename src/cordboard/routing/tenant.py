@@ -1,0 +1,122 @@
+"""A tenant's settings as the engine reads them (exotel.md 8.7).
+
+What a client sent is kept verbatim beside this; here every key has its type and its default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cordboard.routing.model import NEVER_US, CallRules
+
+# 170 days, the default and the ceiling of an allocation's life (exotel.md 8.6).
+DEALLOCATION_S_MAX: Final = 170 * 86_400
+NO_END: Final = "-1"
+
+_SECONDS_PER: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+# Nine digits of days are more years than dates hold; what is over the cap is cut to it anyway.
+_DURATION = re.compile(r"([0-9]{1,9})([dhms])", re.ASCII)
+_RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9}[dhms])", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count_max` in any `window_s` seconds."""
+
+    count_max: int
+    window_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSettings:
+    country: str = "IN"
+    foreign_numbers_allowed: bool = False
+    timezone: str = "IST"
+    deallocation_s_max: int | None = DEALLOCATION_S_MAX  # None: without end
+    cool_off_s: int = 0
+    a_pin_length: int = 4
+    b_pin_length: int = 4
+    a_pin_enabled: bool = True
+    b_pin_enabled: bool = True
+    common_pin_enabled: bool = False
+    common_pin_length: int = 4
+    call_rules: CallRules = field(default_factory=CallRules)
+    pin_failures_per_caller: Rate = field(default_factory=lambda: Rate(9, 15 * 60))
+    pin_failures_per_vn: Rate = field(default_factory=lambda: Rate(60, 3_600))
+    pin_failures_per_tenant: Rate = field(default_factory=lambda: Rate(1_000, 3_600))
+    prompt_pin: str = "Please enter your PIN, followed by the hash key."
+    prompt_pin_again: str = "That did not work. Please enter your PIN again, followed by the hash key."
+    greeting_connect: str = "Please wait while we connect you."
+    greeting_refused: str = "Sorry, this call cannot be connected. Goodbye."
+
+
+DEFAULTS: Final = TenantSettings()
+
+
+def parse_duration(text: str) -> int | None:
+    """Seconds of `90s`, `15m`, `2h` or `170d` (`m` is minutes); None for anything else, 0 included."""
+    if (match := _DURATION.fullmatch(text)) is None:
+        return None
+    return int(match[1]) * _SECONDS_PER[match[2]] or None
+
+
+def parse_rate(text: str) -> Rate | None:
+    """`9/15m` as at most 9 in 15 minutes; None for anything else."""
+    if (match := _RATE.fullmatch(text)) is None or (window_s := parse_duration(match[2])) is None:
+        return None
+    return Rate(int(match[1]), window_s)
+
+
+def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
+    """Settings out of what clients set. Values were checked when they were set (web/schemas.py)."""
+
+    def flag(key: str, default: bool) -> bool:
+        return default if (value := given.get(key)) is None else value in (True, "true")
+
+    def text(key: str, default: str) -> str:
+        return given.get(key) or default
+
+    def whole(key: str, default: int) -> int:
+        return default if (value := given.get(key)) is None else int(value)
+
+    def rate(key: str, default: Rate) -> Rate:
+        return (parse_rate(given[key]) if given.get(key) else None) or default
+
+    longest = text("max_deallocation_time", f"{DEALLOCATION_S_MAX}s")
+    return TenantSettings(
+        country=text("country", DEFAULTS.country),
+        foreign_numbers_allowed=flag("intl_num_sup", DEFAULTS.foreign_numbers_allowed),
+        timezone=text("timezone", DEFAULTS.timezone),
+        deallocation_s_max=None if longest == NO_END else parse_duration(longest),
+        cool_off_s=whole("deletion_time", DEFAULTS.cool_off_s),
+        a_pin_length=whole("aparty_pin_length", DEFAULTS.a_pin_length),
+        b_pin_length=whole("bparty_pin_length", DEFAULTS.b_pin_length),
+        a_pin_enabled=flag("aparty_pin_enabled", DEFAULTS.a_pin_enabled),
+        b_pin_enabled=flag("bparty_pin_enabled", DEFAULTS.b_pin_enabled),
+        common_pin_enabled=flag("common_pin_enabled", DEFAULTS.common_pin_enabled),
+        common_pin_length=whole("common_pin_length", DEFAULTS.common_pin_length),
+        call_rules=CallRules(
+            pin_attempts_max=whole("max_pin_attempts", DEFAULTS.call_rules.pin_attempts_max),
+            refuse_withheld=given.get("withheld_callers") == "refuse",
+        ),
+        pin_failures_per_caller=rate("pin_failures_per_caller", DEFAULTS.pin_failures_per_caller),
+        pin_failures_per_vn=rate("pin_failures_per_vn", DEFAULTS.pin_failures_per_vn),
+        pin_failures_per_tenant=rate("pin_failures_per_tenant", DEFAULTS.pin_failures_per_tenant),
+        prompt_pin=text("prompt_pin", DEFAULTS.prompt_pin),
+        prompt_pin_again=text("prompt_pin_again", DEFAULTS.prompt_pin_again),
+        greeting_connect=text("greeting_connect", DEFAULTS.greeting_connect),
+        greeting_refused=text("greeting_refused", DEFAULTS.greeting_refused),
+    )
+
+
+def expiry_us(settings: TenantSettings, duration_s: int | None, now_us: int) -> int:
+    """When an allocation of `duration_s` from now ends; without a duration, at the tenant's maximum."""
+    longest_s = settings.deallocation_s_max
+    if duration_s is None:
+        life_s = longest_s
+    else:
+        life_s = duration_s if longest_s is None else min(duration_s, longest_s)
+    return NEVER_US if life_s is None else min(now_us + life_s * 1_000_000, NEVER_US)

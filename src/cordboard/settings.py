@@ -1,0 +1,131 @@
+"""Settings of the engine: `CORDBOARD_*` in the environment, or `cordboard.toml` beside it.
+
+Every field says its unit, its default and the reason; settings of a tenant are elsewhere (routing/tenant.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own is made inside it.
+# A board of 100,000 allocations takes some 100 MB; below twice that a container's 64 MB of shared
+# memory would run full in service, and LMDB cannot recover from that.
+SHARED_MEMORY_FREE_MIN_BYTES: Final = 256 << 20
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="CORDBOARD_", toml_file="cordboard.toml", extra="forbid", frozen=True
+    )
+
+    data_dir: Path = Field(
+        default=Path("data"),
+        description="Directory of the embedded database, the admin token and the locks.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="Another PostgreSQL instead of the embedded one (several hosts may be named).",
+    )
+    board_dir: Path | None = Field(
+        default=None,
+        description="Directory of the board; by default in shared memory, or under data_dir where that is small.",
+    )
+    admin_token: SecretStr | None = Field(
+        default=None,
+        description="Bearer token of /admin/v1; by default one is made and kept in data_dir/admin-token.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    log_level: str = Field(
+        default="info",
+        pattern="^(debug|info|warning|error)$",
+        description="Least serious log lines to write; every hop of every call is a line of `debug`.",
+    )
+    answer_timeout_s: float = Field(
+        default=1.0,
+        gt=0,
+        le=4,
+        description="Time for one applet request, in s; over it nobody is connected. Platforms wait 5 s.",
+    )
+    propagation_timeout_s: float = Field(
+        default=1.0,
+        gt=0,
+        description="How long a change waits for this node's board, in s, before it is answered as pending.",
+    )
+    staleness_max_s: float = Field(
+        default=5.0,
+        gt=0,
+        description="A board that has not seen the feed for longer, in s, makes the node unready.",
+    )
+    bulk_items_max: int = Field(default=100, ge=1, description="Items of one bulk update (exotel.md 8.5).")
+    webhook_timeout_s: float = Field(default=5.0, gt=0, description="Time for one delivery attempt, in s.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's.
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def postgres_dir(self) -> Path:
+        return self.data_dir / "postgres"
+
+    @property
+    def admin_token_file(self) -> Path:
+        return self.data_dir / "admin-token"
+
+    def node_dir(self) -> Path:
+        """Where the board and the progress of calls live: shared memory, if there is room."""
+        if self.board_dir is not None:
+            return self.board_dir
+        if (
+            SHARED_MEMORY.is_dir()
+            and os.access(SHARED_MEMORY, os.W_OK)
+            and shutil.disk_usage(SHARED_MEMORY).free >= SHARED_MEMORY_FREE_MIN_BYTES
+        ):
+            place = hashlib.sha256(str(self.data_dir.resolve()).encode()).hexdigest()[:16]
+            return SHARED_MEMORY / f"cordboard-{os.getuid()}-{place}"
+        return self.data_dir / "node"
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make a directory of ours that nobody else enters; an existing one stays as it is.
+
+    Raises PermissionError if it belongs to somebody else.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise PermissionError(f"{directory} belongs to another user")
+
+
+def admin_token(settings: Settings) -> tuple[str, Path | None]:
+    """The admin token, and the file it was read from if it was not set."""
+    if settings.admin_token is not None:
+        return settings.admin_token.get_secret_value(), None
+    path = settings.admin_token_file
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        pass
+    else:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(24) + "\n")
+    return path.read_text(encoding="ascii").strip(), path

@@ -1,0 +1,191 @@
+"""Call records: the decision of each call, written behind it, and its end, durable before the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from cordboard.clock import SECOND_US, to_datetime
+from cordboard.routing.allocate import side_key
+from cordboard.routing.model import AllocationId, AskPin, Connect, Decision, Product, Refuse
+from cordboard.routing.numbers import E164
+from cordboard.storage.database import Connection
+from cordboard.storage.events import NewEvent, add_events
+from cordboard.storage.facts import CallCompletedFacts
+from cordboard.storage.outcomes import WITHHELD, CallKey
+from cordboard.storage.queries import load
+
+_SQL: Final = load("calls")
+
+# Without an end by then, nobody will tell: 4 h, after which its progress is dropped too.
+SILENT_AFTER_US: Final = 4 * 3_600 * SECOND_US
+# How far back a sweep looks: a week of downtime and no call stays open.
+SILENT_SINCE_US: Final = 7 * 24 * 3_600 * SECOND_US
+
+
+class CallType(Enum):
+    """How the platform says that a call ended (exotel.md 2.1)."""
+
+    COMPLETED = "completed"
+    INCOMPLETE = "incomplete"
+    CLIENT_HANGUP = "client-hangup"
+    VOICEMAIL = "voicemail"
+
+
+class CallRow(NamedTuple):
+    """The latest decision about a call."""
+
+    call: CallKey
+    decision: Decision
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewEnd:
+    """What the platform reported of a call's end; texts as it sent them, None where it said nothing."""
+
+    tenant_id: str
+    call_sid: str
+    timezone: str
+    call_type: CallType
+    dial_call_status: str | None
+    dialled: E164 | None
+    dial_call_duration_s: int
+    on_call_duration_s: int
+    recording_url: str | None
+    start_time: str | None
+    at_us: int
+    # Decisions about the call that may not have been written yet.
+    rows: tuple[CallRow, ...] = ()
+    # What the board says of the call now, for one whose record a crash has taken.
+    derived: CallRow | None = None
+
+
+async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow]) -> None:
+    # One statement cannot touch a row twice: the last decision of a call wins.
+    latest = list({row.call: row for row in rows}.values())
+    if not latest:
+        return
+    await connection.execute(
+        _SQL["upsert"],
+        cell,
+        [row.call.tenant_id for row in latest],
+        [row.call.call_sid for row in latest],
+        [row.call.virtual_number for row in latest],
+        [row.call.caller or WITHHELD for row in latest],
+        [decision_text(row.decision) for row in latest],
+        [row.decision.reason.value if isinstance(row.decision, Refuse) else None for row in latest],
+        [row.decision.matched.value if isinstance(row.decision, Connect) else None for row in latest],
+        [_uuid(_allocation_id(row.decision)) for row in latest],
+        [side_key(row.decision.side) if isinstance(row.decision, Connect) else None for row in latest],
+        [row.decision.targets[0] if isinstance(row.decision, Connect) else None for row in latest],
+        [to_datetime(row.at_us) for row in latest],
+    )
+
+
+async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd], now_us: int) -> list[None]:
+    """Record how calls ended, once for each CallSid, with the event of each call that had an allocation."""
+    await write_rows(connection, cell, (row for item in items for row in item.rows))
+    first = {(item.tenant_id, item.call_sid): item for item in reversed(items)}
+    rows = await connection.fetch(
+        _SQL["insert_ends"],
+        cell,
+        [item.tenant_id for item in first.values()],
+        [item.call_sid for item in first.values()],
+        [item.call_type.value for item in first.values()],
+        [item.dial_call_status for item in first.values()],
+        [item.dialled for item in first.values()],
+        [item.dial_call_duration_s for item in first.values()],
+        [item.on_call_duration_s for item in first.values()],
+        [item.recording_url for item in first.values()],
+        [item.start_time for item in first.values()],
+        [to_datetime(item.at_us) for item in first.values()],
+    )
+    ended = [(row["tenant_id"], row["call_sid"]) for row in rows]
+    connected = await _connected_calls(connection, cell, ended)
+    recorded = {(row["tenant_id"], row["call_sid"]) for row in connected}
+    derived = [row for key in ended if key not in recorded and (row := first[key].derived) is not None]
+    if derived:
+        await write_rows(connection, cell, derived)
+        connected += await _connected_calls(
+            connection, cell, [(row.call.tenant_id, row.call.call_sid) for row in derived]
+        )
+    events = []
+    for row in connected:
+        end = first[row["tenant_id"], row["call_sid"]]
+        called = end.dialled or (None if row["target"] is None else E164(row["target"]))
+        events.append(
+            NewEvent(
+                tenant_id=end.tenant_id,
+                subject=str(row["id"]),
+                product=Product(row["product"]),
+                facts=CallCompletedFacts(
+                    transaction_id=row["client_id"],
+                    allocation_id=AllocationId(row["id"].bytes),
+                    call_sid=end.call_sid,
+                    virtual_number=E164(row["virtual_number"]),
+                    caller=None if row["caller"] == WITHHELD else E164(row["caller"]),
+                    called=called,
+                    call_type=end.call_type.value,
+                    start_time=end.start_time,
+                    at_us=end.at_us,
+                    timezone=end.timezone,
+                    dial_call_duration_s=end.dial_call_duration_s,
+                    on_call_duration_s=end.on_call_duration_s,
+                    recording_url=end.recording_url,
+                    dial_call_status=end.dial_call_status,
+                ),
+            )
+        )
+    if events:
+        await add_events(connection, cell, events, now_us)
+    return [None for _ in items]
+
+
+async def _connected_calls(
+    connection: Connection, cell: int, calls: Sequence[tuple[str, str]]
+) -> list[asyncpg.Record]:
+    return await connection.fetch(
+        _SQL["allocations_of_calls"],
+        cell,
+        [tenant_id for tenant_id, _ in calls],
+        [call_sid for _, call_sid in calls],
+    )
+
+
+async def cells_with_silent_calls(connection: Connection, now_us: int) -> list[int]:
+    rows = await connection.fetch(_SQL["cells_with_open_calls"], *_silent_window(now_us))
+    return [row["cell"] for row in rows]
+
+
+async def close_silent(connection: Connection, cell: int, now_us: int) -> None:
+    """Close as `unknown` the calls whose end nobody reported."""
+    await connection.execute(_SQL["close_silent"], cell, *_silent_window(now_us), to_datetime(now_us))
+
+
+def _silent_window(now_us: int) -> tuple[object, object]:
+    return to_datetime(now_us - SILENT_SINCE_US), to_datetime(now_us - SILENT_AFTER_US)
+
+
+def decision_text(decision: Decision) -> str:
+    """The decision's word in records, metrics and logs."""
+    match decision:
+        case Connect():
+            return "connect"
+        case AskPin():
+            return "ask_pin"
+        case Refuse():
+            return "refuse"
+
+
+def _allocation_id(decision: Decision) -> AllocationId | None:
+    return None if isinstance(decision, AskPin) else decision.allocation_id
+
+
+def _uuid(id: AllocationId | None) -> UUID | None:
+    return None if id is None else UUID(bytes=id)

@@ -1,0 +1,253 @@
+"""The outbox: events are written in the transaction of what they tell, and told afterwards.
+
+Promised: an event is kept if and only if what it tells was committed; the events of one subject (an
+allocation, else a CallSid) are numbered 1, 2, 3, … and told in that order, each at least once.
+
+A claim is a lease, so that no transaction waits for a subscriber. A sender that is slower than its lease
+finds `attempts` counted on by whoever took over, and its word no longer counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, assert_never
+from uuid import UUID, uuid4
+
+from cordboard.clock import to_datetime, to_instant_us
+from cordboard.routing.model import Product
+from cordboard.storage.database import Connection
+from cordboard.storage.facts import EventKind, Facts
+from cordboard.storage.queries import load
+
+_SQL: Final = load("events")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    tenant_id: str
+    subject: str
+    product: Product
+    facts: Facts
+    # What is told under this key, whichever its subject, is told to the tenant once only.
+    once_key: str | None = None
+
+
+def endpoint_key(product: Product, kind: EventKind) -> str:
+    """The tenant's setting that names the subscriber (exotel.md 8.7)."""
+    match kind:
+        case EventKind.CALL_COMPLETED:
+            match product:
+                case Product.GREENPIN:
+                    return "greenpin_call_complete_event_endpoint"
+                case Product.GREENVN:
+                    return "greencall_complete_event_endpoint"
+                case unmatched_product:
+                    assert_never(unmatched_product)
+        case EventKind.DEALLOCATED:
+            return "deallocation_callback_event_endpoint"
+        case EventKind.VERIFIED:
+            return "verified_caller_event_endpoint"
+        case EventKind.VERIFICATION_FAILED:
+            return "failed_verification_event_endpoint"
+        case unmatched:
+            assert_never(unmatched)
+
+
+async def add_events(connection: Connection, cell: int, events: Sequence[NewEvent], now_us: int) -> None:
+    """Write the events that somebody wants to be told, inside the transaction of what they tell.
+
+    Takes four statements however many events there are, and locks their subjects until the commit.
+    """
+    wanted = await _with_endpoints(connection, cell, events)
+    told = await _for_the_first_time(connection, cell, wanted, now_us)
+    if not told:
+        return
+    seqs = await _next_seqs(connection, cell, [event for event, _ in told])
+    await connection.execute(
+        _SQL["insert"],
+        cell,
+        [uuid4() for _ in told],
+        [event.tenant_id for event, _ in told],
+        [event.subject for event, _ in told],
+        seqs,
+        [event.product.value for event, _ in told],
+        [event.facts.kind.value for event, _ in told],
+        [endpoint_key(event.product, event.facts.kind) for event, _ in told],
+        [endpoint for _, endpoint in told],
+        [event.facts.to_json() for event, _ in told],
+        to_datetime(now_us),
+    )
+
+
+async def _with_endpoints(
+    connection: Connection, cell: int, events: Sequence[NewEvent]
+) -> list[tuple[NewEvent, str]]:
+    asked = sorted({(event.tenant_id, endpoint_key(event.product, event.facts.kind)) for event in events})
+    if not asked:
+        return []
+    tenant_ids, keys = zip(*asked, strict=True)
+    rows = await connection.fetch(_SQL["endpoints"], cell, tenant_ids, keys)
+    endpoints = {(row["tenant_id"], row["endpoint_key"]): row["endpoint"] for row in rows}
+    return [
+        (event, endpoint)
+        for event in events
+        if (endpoint := endpoints.get((event.tenant_id, endpoint_key(event.product, event.facts.kind))))
+    ]
+
+
+async def _for_the_first_time(
+    connection: Connection, cell: int, wanted: Sequence[tuple[NewEvent, str]], now_us: int
+) -> list[tuple[NewEvent, str]]:
+    """Without those whose once key is taken. Asked before they are numbered, or there would be gaps."""
+    once = sorted({(event.tenant_id, event.once_key) for event, _ in wanted if event.once_key is not None})
+    if not once:
+        return list(wanted)
+    tenant_ids, keys = zip(*once, strict=True)
+    rows = await connection.fetch(_SQL["take_once_keys"], cell, tenant_ids, keys, to_datetime(now_us))
+    ours = {(row["tenant_id"], row["once_key"]) for row in rows}
+    told = []
+    for event, endpoint in wanted:
+        if event.once_key is not None:
+            key = (event.tenant_id, event.once_key)
+            if key not in ours:
+                continue
+            ours.discard(key)  # The same key again in this batch is already told.
+        told.append((event, endpoint))
+    return told
+
+
+async def _next_seqs(connection: Connection, cell: int, events: Sequence[NewEvent]) -> list[int]:
+    """One number for each event: those of a subject follow one another in the order given."""
+    counts = sorted(Counter((event.tenant_id, event.subject) for event in events).items())
+    rows = await connection.fetch(
+        _SQL["advance_subjects"],
+        cell,
+        [tenant_id for (tenant_id, _), _ in counts],
+        [subject for (_, subject), _ in counts],
+        [count for _, count in counts],
+    )
+    last = {(row["tenant_id"], row["subject"]): row["seq"] for row in rows}
+    before = {subject: last[subject] - count for subject, count in counts}
+    seqs = []
+    for event in events:
+        before[event.tenant_id, event.subject] += 1
+        seqs.append(before[event.tenant_id, event.subject])
+    return seqs
+
+
+# ── telling ──────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One endpoint of one tenant, with pending events."""
+
+    cell: int
+    tenant_id: str
+    endpoint_key: str
+    # Of the event that has been due the longest, or will be due the soonest.
+    due_at_us: int
+    # An address may carry a password.
+    endpoint: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An event in the hands of one sender, until its lease ends."""
+
+    cell: int
+    id: UUID
+    tenant_id: str
+    subject: str
+    seq: int
+    product: Product
+    kind: EventKind
+    # Those begun, this one included.
+    attempts: int
+    created_at_us: int
+    # Where the tenant wants to be told now; where it wanted to when the event was written, if nowhere now.
+    endpoint: str = field(repr=False)
+    # As kept; `facts_of` reads them.
+    facts: Mapping[str, Any] = field(repr=False)
+
+
+class End(Enum):
+    """How an event leaves the outbox."""
+
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
+async def pending_lanes(connection: Connection) -> list[Lane]:
+    """Every endpoint that has pending events. Some of these may be in hand, or wait for an earlier one."""
+    lanes = []
+    for cell in [row["cell"] for row in await connection.fetch(_SQL["pending_cells"])]:
+        for row in await connection.fetch(_SQL["lanes"], cell):
+            due_at_us = to_instant_us(row["due_at"])
+            lanes.append(Lane(cell, row["tenant_id"], row["endpoint_key"], due_at_us, row["endpoint"]))
+    return lanes
+
+
+async def claim(
+    connection: Connection, lanes: Sequence[Lane], now_us: int, lease_us: int, limit: int
+) -> list[Claim]:
+    """Take at most `limit` due events out of these lanes of one cell; of each lane, the oldest first.
+
+    At most one of a subject, and none whose subject has an earlier event pending.
+    """
+    assert lanes, "a claim names its lanes"
+    assert len({lane.cell for lane in lanes}) == 1, "a claim touches one cell"
+    assert lease_us > 0
+    rows = await connection.fetch(
+        _SQL["claim"],
+        lanes[0].cell,
+        [lane.tenant_id for lane in lanes],
+        [lane.endpoint_key for lane in lanes],
+        to_datetime(now_us),
+        to_datetime(now_us + lease_us),
+        limit,
+    )
+    return [
+        Claim(
+            cell=row["cell"],
+            id=row["id"],
+            tenant_id=row["tenant_id"],
+            subject=row["subject"],
+            seq=row["seq"],
+            product=Product(row["product"]),
+            kind=EventKind(row["kind"]),
+            attempts=row["attempts"],
+            created_at_us=to_instant_us(row["created_at"]),
+            endpoint=row["endpoint"],
+            facts=row["facts"],
+        )
+        for row in sorted(rows, key=lambda row: (row["due_at"], row["created_at"]))
+    ]
+
+
+async def finish(connection: Connection, claim: Claim, end: End, last_result: str, now_us: int) -> bool:
+    """Whether the event left the outbox: not if the lease was taken over meanwhile."""
+    done = await connection.fetchval(
+        _SQL["finish"], claim.cell, claim.id, claim.attempts, end.value, last_result, to_datetime(now_us)
+    )
+    return done is not None
+
+
+async def retry(connection: Connection, claim: Claim, due_at_us: int, last_result: str) -> bool:
+    """Give the event back until `due_at_us`. Nothing happens if the lease was taken over meanwhile."""
+    due_at = to_datetime(due_at_us)
+    done = await connection.fetchval(_SQL["retry"], claim.cell, claim.id, claim.attempts, due_at, last_result)
+    if done is None:
+        return False
+    await connection.execute(
+        _SQL["postpone_followers"], claim.cell, claim.tenant_id, claim.subject, claim.seq, due_at
+    )
+    return True
+
+
+async def pending_count(connection: Connection) -> int:
+    count: int = await connection.fetchval(_SQL["pending_count"])
+    return count

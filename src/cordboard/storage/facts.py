@@ -1,0 +1,241 @@
+"""What events tell: the facts as the outbox keeps them, of which webhooks/payloads.py words the bodies.
+
+In memory numbers and PINs hide themselves; `to_json` is where they are written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Self, assert_never
+from uuid import UUID
+
+from cordboard.routing.model import AllocationId, Party, Usage
+from cordboard.routing.numbers import E164, Pin
+
+
+class EventKind(Enum):
+    CALL_COMPLETED = "call_completed"
+    DEALLOCATED = "deallocated"
+    VERIFIED = "verified"
+    VERIFICATION_FAILED = "verification_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedFacts:
+    """An unlisted caller entered a right PIN. A `caller` of None is withheld."""
+
+    kind: ClassVar = EventKind.VERIFIED
+
+    transaction_id: str
+    allocation_id: AllocationId
+    virtual_number: E164
+    caller: E164 | None
+    pin: Pin
+    call_sid: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "transaction_id": self.transaction_id,
+            "allocation_id": _id_text(self.allocation_id),
+            "virtual_number": int(self.virtual_number),
+            "caller": _number_or_none(self.caller),
+            "pin": self.pin.digits,
+            "call_sid": self.call_sid,
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        return cls(
+            transaction_id=kept["transaction_id"],
+            allocation_id=_id_of(kept["allocation_id"]),
+            virtual_number=E164(kept["virtual_number"]),
+            caller=_e164_or_none(kept["caller"]),
+            pin=Pin(kept["pin"]),
+            call_sid=kept["call_sid"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationFailedFacts:
+    """Somebody entered digits that fit nothing. `pin` is what was keyed, which need not look like a PIN."""
+
+    kind: ClassVar = EventKind.VERIFICATION_FAILED
+
+    # As the platform wrote it, in the account's `timezone` (`IST` or `UTC`); None where it said nothing.
+    start_time: str | None
+    at_us: int
+    timezone: str
+    caller: E164 | None
+    virtual_number: E164
+    call_sid: str
+    pin: Pin
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "start_time": self.start_time,
+            "at_us": self.at_us,
+            "timezone": self.timezone,
+            "caller": _number_or_none(self.caller),
+            "virtual_number": int(self.virtual_number),
+            "call_sid": self.call_sid,
+            "pin": self.pin.digits,
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        return cls(
+            start_time=kept["start_time"],
+            at_us=kept["at_us"],
+            timezone=kept["timezone"],
+            caller=_e164_or_none(kept["caller"]),
+            virtual_number=E164(kept["virtual_number"]),
+            call_sid=kept["call_sid"],
+            pin=Pin(kept["pin"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeallocatedFacts:
+    """An allocation was released; `a` and `b` are its sides as they last stood."""
+
+    kind: ClassVar = EventKind.DEALLOCATED
+
+    transaction_id: str
+    allocation_id: AllocationId
+    usage: Usage
+    a: Party
+    b: Party
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "transaction_id": self.transaction_id,
+            "allocation_id": _id_text(self.allocation_id),
+            "usage": self.usage.value,
+            "a": _party_to_json(self.a),
+            "b": _party_to_json(self.b),
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        return cls(
+            transaction_id=kept["transaction_id"],
+            allocation_id=_id_of(kept["allocation_id"]),
+            usage=Usage(kept["usage"]),
+            a=_party_of(kept["a"]),
+            b=_party_of(kept["b"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallCompletedFacts:
+    """A call of an allocation ended. `called` is the number that was dialled out, None if none was."""
+
+    kind: ClassVar = EventKind.CALL_COMPLETED
+
+    transaction_id: str
+    allocation_id: AllocationId
+    call_sid: str
+    virtual_number: E164
+    caller: E164 | None
+    called: E164 | None
+    call_type: str
+    # As the platform wrote it, in the account's `timezone` (`IST` or `UTC`); None where it said nothing.
+    start_time: str | None
+    at_us: int
+    timezone: str
+    dial_call_duration_s: int
+    on_call_duration_s: int
+    # Whoever has the address may have the recording.
+    recording_url: str | None = field(repr=False)
+    dial_call_status: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "transaction_id": self.transaction_id,
+            "allocation_id": _id_text(self.allocation_id),
+            "call_sid": self.call_sid,
+            "virtual_number": int(self.virtual_number),
+            "caller": _number_or_none(self.caller),
+            "called": _number_or_none(self.called),
+            "call_type": self.call_type,
+            "start_time": self.start_time,
+            "at_us": self.at_us,
+            "timezone": self.timezone,
+            "dial_call_duration_s": self.dial_call_duration_s,
+            "on_call_duration_s": self.on_call_duration_s,
+            "recording_url": self.recording_url,
+            "dial_call_status": self.dial_call_status,
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Self:
+        return cls(
+            transaction_id=kept["transaction_id"],
+            allocation_id=_id_of(kept["allocation_id"]),
+            call_sid=kept["call_sid"],
+            virtual_number=E164(kept["virtual_number"]),
+            caller=_e164_or_none(kept["caller"]),
+            called=_e164_or_none(kept["called"]),
+            call_type=kept["call_type"],
+            start_time=kept["start_time"],
+            at_us=kept["at_us"],
+            timezone=kept["timezone"],
+            dial_call_duration_s=kept["dial_call_duration_s"],
+            on_call_duration_s=kept["on_call_duration_s"],
+            recording_url=kept["recording_url"],
+            dial_call_status=kept["dial_call_status"],
+        )
+
+
+Facts = VerifiedFacts | VerificationFailedFacts | DeallocatedFacts | CallCompletedFacts
+
+
+def facts_of(kind: EventKind, kept: Mapping[str, Any]) -> Facts:
+    """The facts that `to_json` wrote. Raises KeyError, TypeError or ValueError if another version did."""
+    match kind:
+        case EventKind.VERIFIED:
+            return VerifiedFacts.from_json(kept)
+        case EventKind.VERIFICATION_FAILED:
+            return VerificationFailedFacts.from_json(kept)
+        case EventKind.DEALLOCATED:
+            return DeallocatedFacts.from_json(kept)
+        case EventKind.CALL_COMPLETED:
+            return CallCompletedFacts.from_json(kept)
+        case unmatched:
+            assert_never(unmatched)
+
+
+def _id_text(id: AllocationId) -> str:
+    return str(UUID(bytes=id))
+
+
+def _id_of(text: str) -> AllocationId:
+    return AllocationId(UUID(text).bytes)
+
+
+def _number_or_none(number: E164 | None) -> int | None:
+    return None if number is None else int(number)
+
+
+def _e164_or_none(number: int | None) -> E164 | None:
+    return None if number is None else E164(number)
+
+
+def _party_to_json(party: Party) -> dict[str, Any]:
+    return {
+        "numbers": [int(number) for number in party.numbers],
+        "virtual_numbers": [int(number) for number in party.virtual_numbers],
+        "pin": None if party.pin is None else party.pin.digits,
+        "listed_need_pin": party.listed_need_pin,
+    }
+
+
+def _party_of(kept: Mapping[str, Any]) -> Party:
+    return Party(
+        numbers=tuple(map(E164, kept["numbers"])),
+        virtual_numbers=tuple(map(E164, kept["virtual_numbers"])),
+        pin=None if kept["pin"] is None else Pin(kept["pin"]),
+        listed_need_pin=kept["listed_need_pin"],
+    )

@@ -1,0 +1,186 @@
+"""The feed: a gapless counter per cell, written by the transaction that makes the change (scale.md A.4)."""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from cordboard.clock import to_datetime, to_instant_us, to_instant_us_or_never
+from cordboard.routing.changes import (
+    AllocationStands,
+    Change,
+    FeedRow,
+    MemberStands,
+    TenantStands,
+    VirtualNumberStands,
+    encode,
+)
+from cordboard.routing.model import Allocation, AllocationId, Party, Product, Side, Usage
+from cordboard.routing.numbers import E164, Pin
+from cordboard.storage.database import Connection
+from cordboard.storage.queries import load
+
+_SQL: Final = load("feed")
+
+# A reader that is further behind than this loads the board anew; some 400 bytes a row.
+FEED_KEPT_S: Final = 3_600
+# One step of the applier: about 10 ms of work in the loop that also answers calls.
+ROWS_PER_READ_MAX: Final = 200
+SNAPSHOT_ROWS_PER_STEP: Final = 500
+
+
+class Position(NamedTuple):
+    """How far the feed of one cell has come."""
+
+    cell: int
+    n: int
+
+
+async def append(connection: Connection, cell: int, changes: Sequence[Change], now_us: int) -> Position:
+    """Write the changes to the cell's feed, as the last statements of their transaction."""
+    assert changes, "a transaction without changes has nothing to tell"
+    n = await connection.fetchval(_SQL["advance"], cell, len(changes))
+    kinds, bodies = zip(*map(encode, changes), strict=True)
+    await connection.execute(
+        _SQL["append"],
+        cell,
+        n - len(changes),
+        [secrets.randbits(63) for _ in changes],
+        kinds,
+        bodies,
+        to_datetime(now_us),
+    )
+    return Position(cell, n)
+
+
+async def rows_after(connection: Connection, positions: Mapping[int, int]) -> list[FeedRow]:
+    """The next rows of each cell after its position, by cell and n, at most ROWS_PER_READ_MAX a cell."""
+    rows = await connection.fetch(
+        _SQL["rows_after"], list(positions), list(positions.values()), ROWS_PER_READ_MAX
+    )
+    return [FeedRow(*row) for row in rows]
+
+
+async def heads(connection: Connection) -> dict[int, tuple[int, int]]:
+    """Cell → (n, tag) of the feed's newest row."""
+    return {row["cell"]: (row["n"], row["tag"]) for row in await connection.fetch(_SQL["heads"])}
+
+
+async def is_our_history(connection: Connection, positions: Mapping[int, tuple[int, int]]) -> bool:
+    """Whether the database still knows every position by its tag. After a restored backup it does not."""
+    if not positions:
+        return True
+    cells = list(positions)
+    rows = await connection.fetch(_SQL["tags_at"], cells, [positions[cell][0] for cell in cells])
+    return all(positions[row["cell"]] == (0, 0) or row["tag"] == positions[row["cell"]][1] for row in rows)
+
+
+async def database_id(connection: Connection) -> UUID:
+    """Names this database: a board made from another one is not ours."""
+    id: UUID = await connection.fetchval(_SQL["database_id"])
+    return id
+
+
+async def trim(connection: Connection, older_than_us: int) -> None:
+    """Forget rows that every reader has had time to read; the newest of a cell always stays."""
+    before = to_datetime(older_than_us)
+    for row in await connection.fetch(_SQL["cells_with_old_rows"], before):
+        await connection.execute(_SQL["trim"], row["cell"], before)
+
+
+async def tenant_change(connection: Connection, tenant_id: str) -> TenantStands:
+    """The tenant as the feed tells it. Raises LookupError."""
+    row = await connection.fetchrow(_SQL["snapshot_tenants"], tenant_id)
+    if row is None:
+        raise LookupError(tenant_id)
+    return _tenant(row)
+
+
+async def snapshot(connection: Connection) -> AsyncIterator[tuple[int, list[Change]]]:
+    """Everything that stands, as changes to an empty board, in steps of one cell each.
+
+    Read it inside one repeatable-read transaction together with `heads`.
+    """
+    for rows in (
+        [(row["cell"], _tenant(row)) for row in await connection.fetch(_SQL["snapshot_tenants"], None)],
+        [
+            (row["cell"], VirtualNumberStands(row["tenant_no"], E164(row["number"])))
+            for row in await connection.fetch(_SQL["snapshot_virtual_numbers"])
+        ],
+    ):
+        for step in _by_cell(rows):
+            yield step
+    for query, change_of in (("snapshot_allocations", _allocation), ("snapshot_members", _member)):
+        step_rows: list[tuple[int, Change]] = []
+        async for row in connection.cursor(_SQL[query], prefetch=SNAPSHOT_ROWS_PER_STEP):
+            step_rows.append((row["cell"], change_of(row)))
+            if len(step_rows) == SNAPSHOT_ROWS_PER_STEP:
+                for step in _by_cell(step_rows):
+                    yield step
+                step_rows = []
+        for step in _by_cell(step_rows):
+            yield step
+
+
+def _by_cell(rows: Iterable[tuple[int, Change]]) -> Iterable[tuple[int, list[Change]]]:
+    changes: defaultdict[int, list[Change]] = defaultdict(list)
+    for cell, change in rows:
+        changes[cell].append(change)
+    return changes.items()
+
+
+def _tenant(row: asyncpg.Record) -> TenantStands:
+    return TenantStands(
+        tenant_no=row["tenant_no"],
+        tenant_id=row["id"],
+        cell=row["cell"],
+        settings=row["settings"],
+        api_token_digests=tuple(digest.hex() for digest in row["api_token_digests"]),
+        applet_key_digests=tuple(digest.hex() for digest in row["applet_key_digests"]),
+    )
+
+
+def allocation_of(row: asyncpg.Record) -> Allocation:
+    """The allocation of a row of `snapshot_allocations` or `allocations.standing`."""
+    return Allocation(
+        id=AllocationId(row["id"].bytes),
+        product=Product(row["product"]),
+        usage=Usage(row["usage"]),
+        expires_at_us=to_instant_us_or_never(row["expires_at"]),
+        a=_party(row["a_numbers"], row["a_virtual_numbers"], row["a_pin"], row["a_listed_need_pin"]),
+        b=_party(row["b_numbers"], row["b_virtual_numbers"], row["b_pin"], row["b_listed_need_pin"]),
+        common_pin=row["common_pin"],
+        has_members=False,
+    )
+
+
+def _allocation(row: asyncpg.Record) -> Change:
+    return AllocationStands(row["tenant_no"], row["version"], allocation_of(row))
+
+
+def _party(
+    numbers: Sequence[Any], virtual_numbers: Sequence[Any], pin: str | None, listed_need_pin: bool
+) -> Party:
+    return Party(
+        numbers=tuple(map(E164, numbers)),
+        virtual_numbers=tuple(map(E164, virtual_numbers)),
+        pin=None if pin is None else Pin(pin),
+        listed_need_pin=listed_need_pin,
+    )
+
+
+def _member(row: asyncpg.Record) -> Change:
+    return MemberStands(
+        tenant_no=row["tenant_no"],
+        allocation_id=AllocationId(row["allocation_id"].bytes),
+        number=E164(row["number"]),
+        side=Side[row["side"].upper()],
+        joined_at_us=to_instant_us(row["joined_at"]),
+        needs_pin=row["needs_pin"],
+        virtual_numbers=tuple(map(E164, row["virtual_numbers"])),
+    )

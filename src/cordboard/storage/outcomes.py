@@ -1,0 +1,244 @@
+"""Verification outcomes: durable before the applet answers, one for each entry of a call."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from cordboard.clock import to_datetime, to_instant_us
+from cordboard.routing.allocate import side_key
+from cordboard.routing.changes import Change
+from cordboard.routing.model import (
+    Admission,
+    AllocationId,
+    LastEntry,
+    Outcome,
+    Product,
+    Progress,
+    RightPin,
+    Side,
+    WrongPin,
+)
+from cordboard.routing.numbers import E164, Pin
+from cordboard.storage import allocations, feed
+from cordboard.storage.database import Connection
+from cordboard.storage.events import NewEvent, add_events
+from cordboard.storage.facts import VerificationFailedFacts, VerifiedFacts
+from cordboard.storage.feed import Position
+from cordboard.storage.queries import load
+
+_SQL: Final = load("outcomes")
+
+# How the tables write a caller that is withheld: no number is 0.
+WITHHELD: Final = 0
+
+
+class CallKey(NamedTuple):
+    """One call: a CallSid seen with another caller or VN is another call."""
+
+    tenant_id: str
+    call_sid: str
+    virtual_number: E164
+    caller: E164 | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewOutcome:
+    call: CallKey
+    outcome: Outcome
+    # The digits as they were keyed, for the events; it need not be a PIN in form.
+    digits: Pin
+    start_time: str | None
+    timezone: str
+    # A failure is told in the form of the product that the VN carries.
+    product: Product
+    at_us: int
+
+
+class Recorded(NamedTuple):
+    """What is on record for the call, this outcome included."""
+
+    progress: Progress
+    # Set if a join has to reach the board before the next call by the same person.
+    position: Position | None
+
+
+async def record(
+    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
+) -> list[Recorded]:
+    """Record outcomes, make members of strangers with a right PIN, and write the events of both."""
+    rows = await connection.fetch(
+        _SQL["insert"],
+        cell,
+        [item.call.tenant_id for item in items],
+        [item.call.call_sid for item in items],
+        [item.call.virtual_number for item in items],
+        [item.call.caller or WITHHELD for item in items],
+        [item.outcome.digest for item in items],
+        ["success" if isinstance(item.outcome, RightPin) else "failure" for item in items],
+        ["right_pin" if isinstance(item.outcome, RightPin) else "wrong_pin" for item in items],
+        [_allocation_id(item.outcome) for item in items],
+        [_side_text(item.outcome) for item in items],
+        [to_datetime(item.at_us) for item in items],
+    )
+    inserted = {(_call_key(row), row["digits_digest"]) for row in rows}
+    new: list[NewOutcome] = []
+    for item in items:
+        key = (item.call, item.outcome.digest)
+        if key in inserted:
+            inserted.discard(key)  # The same entry twice in one batch is told once.
+            new.append(item)
+    position = await _tell(connection, cell, new, now_us)
+    on_record = await progress_of(connection, cell, {item.call for item in items})
+    return [Recorded(on_record[item.call], position) for item in items]
+
+
+async def _tell(
+    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
+) -> Position | None:
+    """Joins and events of outcomes that are on record for the first time."""
+    strangers = [
+        (item, item.outcome)
+        for item in items
+        if isinstance(item.outcome, RightPin) and item.outcome.is_stranger
+    ]
+    found = (
+        await allocations.lock_many(
+            connection, cell, [UUID(bytes=right.admission.allocation_id) for _, right in strangers]
+        )
+        if strangers
+        else {}
+    )
+    joins = [
+        allocations.Join(right.admission.allocation_id, item.call.caller, right.admission.side)
+        for item, right in strangers
+        if item.call.caller is not None
+    ]
+    changes: list[Change] = await allocations.join(connection, cell, joins, found, now_us)
+    events = [_failed(item) for item in items if isinstance(item.outcome, WrongPin)]
+    for item, right in strangers:
+        id = UUID(bytes=right.admission.allocation_id)
+        if id in found:
+            standing = found[id].standing
+            events.append(_verified(item, id, standing.client_id, standing.allocation.product))
+    if events:
+        await add_events(connection, cell, events, now_us)
+    return await feed.append(connection, cell, changes, now_us) if changes else None
+
+
+async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey]) -> dict[CallKey, Progress]:
+    """What the records alone say of each call: its failures, what was tried, and its success."""
+    in_order = sorted(set(calls), key=lambda call: (call[:3], call.caller or WITHHELD))
+    rows = await connection.fetch(
+        _SQL["of_calls"],
+        cell,
+        [call.tenant_id for call in in_order],
+        [call.call_sid for call in in_order],
+        [call.virtual_number for call in in_order],
+        [call.caller or WITHHELD for call in in_order],
+    )
+    tried: defaultdict[CallKey, set[bytes]] = defaultdict(set)
+    failures: defaultdict[CallKey, int] = defaultdict(int)
+    admissions: dict[CallKey, Admission] = {}
+    for row in rows:
+        call = _call_key(row)
+        tried[call].add(row["digits_digest"])
+        if row["outcome"] == "success":
+            admission = Admission(AllocationId(row["allocation_id"].bytes), Side[row["side"].upper()])
+            admissions.setdefault(call, admission)
+        else:
+            failures[call] += 1
+    return {
+        call: Progress(
+            failures=failures[call],
+            last_entry=LastEntry.WRONG if failures[call] else LastEntry.NONE,
+            tried=frozenset(tried[call]),
+            admission=admissions.get(call),
+        )
+        for call in in_order
+    }
+
+
+class Failure(NamedTuple):
+    """A wrong PIN on record, for the sliding windows."""
+
+    tenant_id: str
+    virtual_number: E164
+    caller: E164 | None
+    at_us: int
+
+
+async def recent_failures(connection: Connection, since_us: int) -> list[Failure]:
+    """All failures since then, the oldest first."""
+    rows = await connection.fetch(_SQL["recent_failures"], list(range(256)), to_datetime(since_us))
+    return [
+        Failure(
+            row["tenant_id"],
+            E164(row["virtual_number"]),
+            _caller(row["caller"]),
+            to_instant_us(row["verified_at"]),
+        )
+        for row in rows
+    ]
+
+
+def _failed(item: NewOutcome) -> NewEvent:
+    return NewEvent(
+        tenant_id=item.call.tenant_id,
+        subject=item.call.call_sid,
+        product=item.product,
+        facts=VerificationFailedFacts(
+            start_time=item.start_time,
+            at_us=item.at_us,
+            timezone=item.timezone,
+            caller=item.call.caller,
+            virtual_number=item.call.virtual_number,
+            call_sid=item.call.call_sid,
+            pin=item.digits,
+        ),
+    )
+
+
+def _verified(item: NewOutcome, id: UUID, client_id: str, product: Product) -> NewEvent:
+    caller = item.call.caller
+    return NewEvent(
+        tenant_id=item.call.tenant_id,
+        subject=str(id),
+        product=product,
+        # Once for each person and allocation; nobody knows whether two withheld callers are one.
+        once_key=None if caller is None else f"verified:{id}:{caller.plus}",
+        facts=VerifiedFacts(
+            transaction_id=client_id,
+            allocation_id=AllocationId(id.bytes),
+            virtual_number=item.call.virtual_number,
+            caller=caller,
+            pin=item.digits,
+            call_sid=item.call.call_sid,
+        ),
+    )
+
+
+def _allocation_id(outcome: Outcome) -> UUID | None:
+    return UUID(bytes=outcome.admission.allocation_id) if isinstance(outcome, RightPin) else None
+
+
+def _side_text(outcome: Outcome) -> str | None:
+    return side_key(outcome.admission.side) if isinstance(outcome, RightPin) else None
+
+
+def _call_key(row: asyncpg.Record) -> CallKey:
+    return CallKey(
+        row["tenant_id"],
+        row["call_sid"],
+        E164(row["virtual_number"]),
+        _caller(row["caller"]),
+    )
+
+
+def _caller(number: int) -> E164 | None:
+    return None if number == WITHHELD else E164(number)

@@ -1,0 +1,337 @@
+"""Tenants, their virtual numbers and their credentials. The CLI and the admin API both end here."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from cordboard.clock import to_datetime, to_instant_us, to_instant_us_or_never
+from cordboard.routing.changes import Change, TenantGone, VirtualNumberGone, VirtualNumberStands
+from cordboard.routing.numbers import E164
+from cordboard.storage import allocations, feed
+from cordboard.storage.database import Connection, Database
+from cordboard.storage.feed import Position
+from cordboard.storage.queries import load
+
+_SQL: Final = load("provisioning")
+
+# 192 random bits: nobody guesses one of a million tokens in the life of the universe.
+SECRET_BYTES: Final = 24
+
+
+class CredentialKind(Enum):
+    API_TOKEN = "api_token"  # noqa: S105 - a word, no token.
+    APPLET_KEY = "applet_key"
+
+
+class TenantExists(Exception):
+    pass
+
+
+class NoSuchTenant(Exception):
+    pass
+
+
+class NoSuchVirtualNumber(Exception):
+    pass
+
+
+class NoSuchCredential(Exception):
+    pass
+
+
+class NumberProvisioned(Exception):
+    """Somebody has some of these numbers already; nothing was added."""
+
+    def __init__(self, numbers: Sequence[E164]) -> None:
+        super().__init__(f"{len(numbers)} of the numbers are provisioned already")
+        self.numbers = numbers
+
+
+class HasLiveAllocations(Exception):
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} live allocations")
+        self.count = count
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    id: str
+    cell: int
+    tenant_no: int
+    settings: dict[str, Any]
+    created_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSummary:
+    id: str
+    cell: int
+    virtual_numbers: int
+    created_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewVirtualNumber:
+    number: E164
+    region: str | None = None
+    type: str | None = None
+    flow_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualNumber:
+    number: E164
+    region: str | None
+    type: str | None
+    flow_id: str | None
+    created_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    """A secret is shown once, here; only its digest is kept."""
+
+    id: UUID
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"NewCredential(id={self.id})"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    id: UUID
+    created_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewTenant:
+    tenant: Tenant
+    api_token: NewCredential
+    applet_key: NewCredential
+    position: Position
+
+
+def digest_of_secret(secret: str) -> bytes:
+    """SHA-256: enough for secrets of 192 random bits, which no dictionary holds."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+async def add_tenant(
+    database: Database, tenant_id: str, settings: Mapping[str, Any], now_us: int
+) -> NewTenant:
+    """Make a tenant in the least used cell, with a first token and key. Raises TenantExists."""
+
+    async def run(connection: Connection) -> NewTenant:
+        cell = await connection.fetchval(_SQL["least_used_cell"])
+        tenant_no = await connection.fetchval(
+            _SQL["insert_tenant"], tenant_id, cell, dict(settings), to_datetime(now_us)
+        )
+        if tenant_no is None:
+            raise TenantExists
+        tenant = Tenant(tenant_id, cell, tenant_no, dict(settings), now_us)
+        token = await _insert_credential(connection, tenant, CredentialKind.API_TOKEN, now_us)
+        key = await _insert_credential(connection, tenant, CredentialKind.APPLET_KEY, now_us)
+        return NewTenant(tenant, token, key, await _tell(connection, tenant, now_us))
+
+    return await database.write(run)
+
+
+async def get_tenant(database: Database, tenant_id: str) -> Tenant:
+    """Raises NoSuchTenant."""
+    return await database.read(lambda connection: _tenant(connection, tenant_id, "tenant"))
+
+
+async def list_tenants(database: Database) -> list[TenantSummary]:
+    rows = await database.read(lambda connection: connection.fetch(_SQL["tenants"]))
+    return [
+        TenantSummary(row["id"], row["cell"], row["virtual_numbers"], to_instant_us(row["created_at"]))
+        for row in rows
+    ]
+
+
+async def change_settings(
+    database: Database, tenant_id: str, changed: Mapping[str, Any], now_us: int
+) -> tuple[Tenant, Position]:
+    """Set the keys of `changed`; the others keep their values, and None takes a key back to its default.
+
+    Raises NoSuchTenant.
+    """
+
+    async def run(connection: Connection) -> tuple[Tenant, Position]:
+        tenant = await _tenant(connection, tenant_id, "lock_tenant")
+        merged = {**tenant.settings, **changed}
+        settings = {key: value for key, value in merged.items() if value is not None}
+        await connection.execute(_SQL["update_settings"], tenant_id, settings)
+        tenant = Tenant(tenant.id, tenant.cell, tenant.tenant_no, settings, tenant.created_at_us)
+        return tenant, await _tell(connection, tenant, now_us)
+
+    return await database.write(run)
+
+
+async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Position:
+    """Erase a tenant with all its records. Raises NoSuchTenant, HasLiveAllocations."""
+
+    async def run(connection: Connection) -> Position:
+        tenant = await _tenant(connection, tenant_id, "lock_tenant")
+        standing = await connection.fetch(_SQL["live_allocations_of"], tenant.cell, tenant_id)
+        changes = await _release_ended_or_refuse(connection, tenant.cell, standing, now_us)
+        for table in ("pins", "parties", "answers", "allocations"):
+            await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
+        numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
+        for table in ("credentials", "verifications", "calls", "call_ends", "events", "event_subjects"):
+            await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
+        await connection.execute(_SQL["delete_tenant"], tenant.cell, tenant_id)
+        changes += [VirtualNumberGone(E164(row["number"])) for row in numbers]
+        return await feed.append(connection, tenant.cell, [*changes, TenantGone(tenant_id)], now_us)
+
+    return await database.write(run)
+
+
+async def add_virtual_numbers(
+    database: Database, tenant_id: str, numbers: Sequence[NewVirtualNumber], now_us: int
+) -> Position:
+    """Add all or none. Raises NoSuchTenant, NumberProvisioned."""
+
+    async def run(connection: Connection) -> Position:
+        tenant = await _tenant(connection, tenant_id, "lock_tenant")
+        rows = await connection.fetch(
+            _SQL["insert_virtual_numbers"],
+            tenant.cell,
+            tenant_id,
+            [new.number for new in numbers],
+            [new.region for new in numbers],
+            [new.type for new in numbers],
+            [new.flow_id for new in numbers],
+            to_datetime(now_us),
+        )
+        added = {row["number"] for row in rows}
+        if refused := [new.number for new in numbers if new.number not in added]:
+            raise NumberProvisioned(refused)
+        changes = [VirtualNumberStands(tenant.tenant_no, new.number) for new in numbers]
+        return await feed.append(connection, tenant.cell, changes, now_us)
+
+    return await database.write(run)
+
+
+async def list_virtual_numbers(database: Database, tenant_id: str) -> list[VirtualNumber]:
+    """Raises NoSuchTenant."""
+
+    async def run(connection: Connection) -> list[VirtualNumber]:
+        tenant = await _tenant(connection, tenant_id, "tenant")
+        rows = await connection.fetch(_SQL["virtual_numbers"], tenant.cell, tenant_id)
+        return [
+            VirtualNumber(
+                E164(row["number"]),
+                row["region"],
+                row["type"],
+                row["flow_id"],
+                to_instant_us(row["created_at"]),
+            )
+            for row in rows
+        ]
+
+    return await database.read(run)
+
+
+async def delete_virtual_number(database: Database, tenant_id: str, number: E164, now_us: int) -> Position:
+    """Raises NoSuchTenant, NoSuchVirtualNumber, HasLiveAllocations."""
+
+    async def run(connection: Connection) -> Position:
+        tenant = await _tenant(connection, tenant_id, "tenant")
+        # New routes reference the row, so from here on nobody allocates the number.
+        locked = await connection.fetchrow(_SQL["lock_virtual_number"], tenant.cell, tenant_id, number)
+        if locked is None:
+            raise NoSuchVirtualNumber
+        standing = await connection.fetch(_SQL["live_allocations_on"], tenant.cell, number)
+        changes = await _release_ended_or_refuse(connection, tenant.cell, standing, now_us)
+        await connection.execute(_SQL["delete_cooling_pins_on"], tenant.cell, number)
+        await connection.execute(_SQL["delete_virtual_number"], tenant.cell, tenant_id, number)
+        return await feed.append(connection, tenant.cell, [*changes, VirtualNumberGone(number)], now_us)
+
+    return await database.write(run)
+
+
+async def add_credential(
+    database: Database, tenant_id: str, kind: CredentialKind, now_us: int
+) -> tuple[NewCredential, Position]:
+    """Raises NoSuchTenant."""
+
+    async def run(connection: Connection) -> tuple[NewCredential, Position]:
+        tenant = await _tenant(connection, tenant_id, "lock_tenant")
+        credential = await _insert_credential(connection, tenant, kind, now_us)
+        return credential, await _tell(connection, tenant, now_us)
+
+    return await database.write(run)
+
+
+async def list_credentials(database: Database, tenant_id: str, kind: CredentialKind) -> list[Credential]:
+    """Raises NoSuchTenant."""
+
+    async def run(connection: Connection) -> list[Credential]:
+        tenant = await _tenant(connection, tenant_id, "tenant")
+        rows = await connection.fetch(_SQL["credentials"], tenant.cell, tenant_id, kind.value)
+        return [Credential(row["id"], to_instant_us(row["created_at"])) for row in rows]
+
+    return await database.read(run)
+
+
+async def delete_credential(
+    database: Database, tenant_id: str, kind: CredentialKind, id: UUID, now_us: int
+) -> Position:
+    """Raises NoSuchTenant, NoSuchCredential."""
+
+    async def run(connection: Connection) -> Position:
+        tenant = await _tenant(connection, tenant_id, "lock_tenant")
+        done = await connection.execute(_SQL["delete_credential"], tenant.cell, tenant_id, kind.value, id)
+        if done != "DELETE 1":
+            raise NoSuchCredential
+        return await _tell(connection, tenant, now_us)
+
+    return await database.write(run)
+
+
+async def _tenant(connection: Connection, tenant_id: str, query: str) -> Tenant:
+    row = await connection.fetchrow(_SQL[query], tenant_id)
+    if row is None:
+        raise NoSuchTenant
+    return Tenant(row["id"], row["cell"], row["tenant_no"], row["settings"], to_instant_us(row["created_at"]))
+
+
+async def _insert_credential(
+    connection: Connection, tenant: Tenant, kind: CredentialKind, now_us: int
+) -> NewCredential:
+    credential = NewCredential(uuid4(), secrets.token_urlsafe(SECRET_BYTES))
+    await connection.execute(
+        _SQL["insert_credential"],
+        tenant.cell,
+        tenant.id,
+        kind.value,
+        credential.id,
+        digest_of_secret(credential.secret),
+        to_datetime(now_us),
+    )
+    return credential
+
+
+async def _tell(connection: Connection, tenant: Tenant, now_us: int) -> Position:
+    change = await feed.tenant_change(connection, tenant.id)
+    return await feed.append(connection, tenant.cell, [change], now_us)
+
+
+async def _release_ended_or_refuse(
+    connection: Connection, cell: int, standing: Sequence[asyncpg.Record], now_us: int
+) -> list[Change]:
+    """What is past its end is released first; what is live stands in the way."""
+    live = [row for row in standing if now_us < to_instant_us_or_never(row["expires_at"])]
+    if live:
+        raise HasLiveAllocations(len(live))
+    return await allocations.release_changes(connection, cell, [row["id"] for row in standing], now_us)

@@ -1,0 +1,1 @@
+"""The one place where calls are answered and allocations made."""

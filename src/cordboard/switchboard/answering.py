@@ -1,0 +1,326 @@
+"""Answers calls: reads what is known of the call, decides, records, and decides what the record means."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from cordboard.clock import Clock
+from cordboard.routing.decide import decide
+from cordboard.routing.model import (
+    NEW_CALL,
+    NOT_EXCEEDED,
+    AskPin,
+    Call,
+    Connect,
+    Decision,
+    Entry,
+    Exceeded,
+    Matched,
+    NoEntry,
+    Outcome,
+    PinEntry,
+    Product,
+    Progress,
+    Reason,
+    Refuse,
+    RightPin,
+    WrongPin,
+)
+from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.progress import Hop, after, entry_of
+from cordboard.storage import outcomes
+from cordboard.storage.calls import CallRow, CallType, NewEnd, record_ends
+from cordboard.storage.commits import CommitBatcher
+from cordboard.storage.database import Database, DatabaseAway
+from cordboard.storage.outcomes import CallKey, NewOutcome, Recorded
+from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.tenants import TenantView
+from cordboard.switchboard.throttle import Throttle
+from cordboard.tables.board import BoardTables
+from cordboard.tables.progress import ProgressTables, WayIn
+from cordboard.telemetry import Metrics
+
+# A call that this node does not know may be known to another: one look, and no caller waits for it.
+LOOKUP_TIMEOUT_S: Final = 0.2
+# A new member's next call should find it on the board; its present one does not need that.
+JOIN_WAIT_S: Final = 0.2
+# Ways in of calls that a greeting may ask for by CallSid; 300 bytes each.
+WAYS_IN_MAX: Final = 100_000
+
+
+class HopRequest(NamedTuple):
+    """What a platform asks. Without a `call_sid` a call is decided, but no PIN is taken."""
+
+    call_sid: str | None
+    virtual_number: E164 | None
+    caller: E164 | None
+    digits: str
+    hop: Hop
+    start_time: str | None = None
+    # A greeting only says what another hop will do.
+    is_recorded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EndReport:
+    """How a call ended, as the platform tells it after the dial."""
+
+    call_sid: str
+    virtual_number: E164 | None
+    caller: E164 | None
+    call_type: CallType
+    dial_call_status: str | None
+    dialled: E164 | None
+    dial_call_duration_s: int
+    on_call_duration_s: int
+    recording_url: str | None
+    start_time: str | None
+
+
+class CallAnswering:
+    """The shell around `decide`. `run` serves its commits in a task of the owner."""
+
+    def __init__(
+        self,
+        database: Database,
+        keeper: BoardKeeper,
+        progress: ProgressTables,
+        records: CallRecords,
+        throttle: Throttle,
+        metrics: Metrics,
+        clock: Clock,
+        wake_sender: Callable[[], None],
+        ring_bell: Callable[[], None],
+    ) -> None:
+        self._database = database
+        self._keeper = keeper
+        self._progress = progress
+        self._records = records
+        self._throttle = throttle
+        self._metrics = metrics
+        self._clock = clock
+        self._wake_sender = wake_sender
+        self._ring_bell = ring_bell
+        self._ways_in: dict[tuple[int, str], WayIn] = {}
+        # Two hops of one call at the same moment take turns; calls do not wait for each other.
+        self._turns: WeakValueDictionary[CallKey, asyncio.Lock] = WeakValueDictionary()
+        self._outcomes: CommitBatcher[NewOutcome, Recorded] = CommitBatcher(
+            database,
+            lambda connection, cell, items: outcomes.record(connection, cell, items, clock.now_us()),
+        )
+        self._ends: CommitBatcher[NewEnd, None] = CommitBatcher(
+            database,
+            lambda connection, cell, items: record_ends(connection, cell, items, clock.now_us()),
+        )
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as batches:
+            batches.create_task(self._outcomes.serve())
+            batches.create_task(self._ends.serve())
+
+    def way_in(self, tenant: TenantView, call_sid: str) -> WayIn | None:
+        """The VN and caller that are known under a CallSid."""
+        known = self._ways_in.get((tenant.tenant_no, call_sid))
+        return known or self._progress.way_in(tenant.tenant_no, call_sid.encode())
+
+    async def answer(self, tenant: TenantView, request: HopRequest) -> Decision:
+        """The decision for one hop; what it verified is durable. Raises DatabaseAway, CommitUnknown."""
+        call_sid, virtual_number, caller = request.call_sid, request.virtual_number, request.caller
+        if virtual_number is None:
+            return self._count(Refuse(Reason.UNKNOWN_VN))
+        if call_sid is None:
+            return self._count(self._answer_without_sid(tenant, virtual_number, caller))
+        known = self._progress.get(tenant.tenant_no, call_sid.encode(), virtual_number, caller)
+        if known is None:
+            # Nearly every call: it is new, and connects without a word about PINs.
+            decision = self._decide(tenant, virtual_number, caller, NoEntry(), NEW_CALL)
+            if isinstance(decision, Connect):
+                self._note(tenant, request, virtual_number, decision)
+                return self._count(decision)
+        call = CallKey(tenant.id, call_sid, virtual_number, caller)
+        turn = self._turns.get(call)
+        if turn is None:
+            turn = self._turns[call] = asyncio.Lock()
+        async with turn:
+            decision = await self._answer_in_turn(tenant, request, call)
+        self._note(tenant, request, virtual_number, decision)
+        return self._count(decision)
+
+    async def end(self, tenant: TenantView, report: EndReport) -> None:
+        """Record how a call ended, once for its CallSid. Raises DatabaseAway, CommitUnknown."""
+        rows = self._records.of_call(tenant.cell, tenant.id, report.call_sid)
+        now_us = self._clock.now_us()
+        derived: CallRow | None = None
+        if report.virtual_number is not None:
+            # If the record of the call went down with a process, the board still says who was connected.
+            call = CallKey(tenant.id, report.call_sid, report.virtual_number, report.caller)
+            known = self._progress.get(
+                tenant.tenant_no, report.call_sid.encode(), report.virtual_number, report.caller
+            )
+            decision = self._decide(
+                tenant, report.virtual_number, report.caller, NoEntry(), known or NEW_CALL
+            )
+            if isinstance(decision, Connect):
+                derived = CallRow(call, decision, now_us)
+        await self._ends.submit(
+            tenant.cell,
+            NewEnd(
+                tenant_id=tenant.id,
+                call_sid=report.call_sid,
+                timezone=tenant.settings.timezone,
+                call_type=report.call_type,
+                dial_call_status=report.dial_call_status,
+                dialled=report.dialled,
+                dial_call_duration_s=report.dial_call_duration_s,
+                on_call_duration_s=report.on_call_duration_s,
+                recording_url=report.recording_url,
+                start_time=report.start_time,
+                at_us=now_us,
+                rows=rows,
+                derived=derived,
+            ),
+        )
+        self._wake_sender()
+
+    def _answer_without_sid(self, tenant: TenantView, virtual_number: E164, caller: E164 | None) -> Decision:
+        decision = self._decide(tenant, virtual_number, caller, NoEntry(), NEW_CALL)
+        # Nothing ties the next request to this one, so a PIN could be asked for and never taken.
+        return Refuse(Reason.NO_INPUT) if isinstance(decision, AskPin) else decision
+
+    async def _answer_in_turn(self, tenant: TenantView, request: HopRequest, call: CallKey) -> Decision:
+        call_sid = call.call_sid.encode()
+        known = self._progress.get(tenant.tenant_no, call_sid, call.virtual_number, call.caller)
+        progress = known or NEW_CALL
+        entry = entry_of(progress, request.digits, request.hop)
+        if known is None:
+            progress = await self._look_up(tenant, call)
+            entry = entry_of(progress, request.digits, request.hop)
+        counted_at_us = self._clock.now_us()
+        decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
+        if decision.outcome is not None:
+            decision, progress = await self._record(tenant, request, call, decision.outcome, progress)
+        progress = after(progress, entry, decision, request.hop)
+        if progress != known:
+            self._progress.put(
+                tenant.tenant_no,
+                call_sid,
+                call.virtual_number,
+                call.caller,
+                progress,
+                self._clock.now_us(),
+            )
+        return decision
+
+    def _decide_counted(
+        self, tenant: TenantView, call: CallKey, entry: Entry, progress: Progress, now_us: int
+    ) -> Decision:
+        """Decide with the windows of wrong PINs; an entry is counted as wrong until it proves otherwise."""
+        exceeded = self._throttle.exceeded(
+            tenant.id, tenant.settings, call.virtual_number, call.caller, now_us
+        )
+        if isinstance(entry, PinEntry):
+            self._throttle.count_failure(tenant.id, call.virtual_number, call.caller, now_us)
+        decision = self._decide(tenant, call.virtual_number, call.caller, entry, progress, exceeded)
+        if isinstance(entry, PinEntry) and not isinstance(decision.outcome, WrongPin):
+            self._throttle.take_back(tenant.id, call.virtual_number, call.caller, now_us)
+        return decision
+
+    async def _record(
+        self,
+        tenant: TenantView,
+        request: HopRequest,
+        call: CallKey,
+        outcome: Outcome,
+        progress: Progress,
+    ) -> tuple[Decision, Progress]:
+        """Make the outcome durable, then answer by what is on record: the first outcome stands."""
+        recorded = await self._outcomes.submit(
+            tenant.cell,
+            NewOutcome(
+                call=call,
+                outcome=outcome,
+                digits=Pin(request.digits),
+                start_time=request.start_time,
+                timezone=tenant.settings.timezone,
+                product=Product.GREENPIN,
+                at_us=self._clock.now_us(),
+            ),
+        )
+        is_right = isinstance(outcome, RightPin)
+        self._metrics.pin_outcomes.labels("success" if is_right else "failure").inc()
+        self._wake_sender()
+        if recorded.position is not None:
+            self._ring_bell()
+            await self._keeper.wait_for(recorded.position, JOIN_WAIT_S)
+        progress = progress._replace(
+            failures=recorded.progress.failures,
+            tried=recorded.progress.tried,
+            admission=recorded.progress.admission,
+            prompt_open=False,
+            last_entry=recorded.progress.last_entry,
+        )
+        # Decided anew: while the commit was waited for, the allocation may have been released.
+        final = self._decide(tenant, call.virtual_number, call.caller, NoEntry(), progress)
+        if isinstance(final, Connect) and is_right:
+            final = final._replace(matched=Matched.PIN)
+        return final, progress
+
+    async def _look_up(self, tenant: TenantView, call: CallKey) -> Progress:
+        """What the records say of a call that this node does not know; nothing, if they are slow."""
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                found = await self._database.read(
+                    lambda connection: outcomes.progress_of(connection, tenant.cell, [call])
+                )
+        except (TimeoutError, DatabaseAway):
+            return NEW_CALL
+        return found[call]
+
+    def _decide(
+        self,
+        tenant: TenantView,
+        virtual_number: E164,
+        caller: E164 | None,
+        entry: Entry,
+        progress: Progress,
+        exceeded: Exceeded = NOT_EXCEEDED,
+    ) -> Decision:
+        started_s = time.perf_counter()
+        call = Call(virtual_number, caller, entry, progress, exceeded, tenant.settings.call_rules)
+        tables: BoardTables = self._keeper.tables
+        with tables.reader(tenant.cell, tenant.tenant_no) as board:
+            decision = decide(call, board, self._clock.now_us())
+        self._metrics.decision_seconds.observe(time.perf_counter() - started_s)
+        return decision
+
+    def _note(
+        self, tenant: TenantView, request: HopRequest, virtual_number: E164, decision: Decision
+    ) -> None:
+        """Remember the call's way in, and record the decision behind the answer."""
+        assert request.call_sid is not None
+        if not request.is_recorded:
+            return
+        ways_in = self._ways_in
+        if len(ways_in) >= WAYS_IN_MAX:
+            del ways_in[next(iter(ways_in))]
+        ways_in[tenant.tenant_no, request.call_sid] = WayIn(virtual_number, request.caller)
+        call = CallKey(tenant.id, request.call_sid, virtual_number, request.caller)
+        self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us()))
+
+    def _count(self, decision: Decision) -> Decision:
+        match decision:
+            case Connect(matched=matched):
+                self._metrics.decisions.labels("connect", matched.value).inc()
+            case AskPin(last_entry=last_entry):
+                self._metrics.decisions.labels("ask_pin", last_entry.value).inc()
+            case Refuse(reason=reason):
+                self._metrics.decisions.labels("refuse", reason.value).inc()
+                if reason is Reason.THROTTLED:
+                    self._metrics.throttled.inc()
+        return decision

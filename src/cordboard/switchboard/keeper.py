@@ -1,0 +1,200 @@
+"""Keeps the board equal to the database: loads it, applies the feed, and says how old it is."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import shutil
+from collections import defaultdict
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from cordboard.clock import SECOND_US, Clock
+from cordboard.storage import feed
+from cordboard.storage.bell import Bell
+from cordboard.storage.database import Connection, Database, DatabaseAway
+from cordboard.storage.feed import Position
+from cordboard.tables.board import BoardTables, FeedGap
+from cordboard.tables.records import BOARD_VERSION
+
+# The safety net under the bell: without it a change is at most this late.
+POLL_S: Final = 0.1
+AWAY_BACKOFF_S: Final = 0.5
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+_log = structlog.get_logger(__name__)
+
+
+class BoardKeeper:
+    """Owns the board's directory. `open` before use, `run` in a task of the owner, `close` at the end."""
+
+    def __init__(self, database: Database, bell: Bell, directory: Path, clock: Clock) -> None:
+        self._database = database
+        self._bell = bell
+        self._directory = directory
+        self._clock = clock
+        self._tables: BoardTables | None = None
+        self._positions: dict[int, int] = {}
+        self._equal_at_us = 0
+        self._waiting: defaultdict[int, list[tuple[int, int, asyncio.Future[bool]]]] = defaultdict(list)
+        self._tickets = count()
+
+    @property
+    def tables(self) -> BoardTables:
+        assert self._tables is not None, "the board is opened before the first request"
+        return self._tables
+
+    def age_s(self) -> float:
+        """Seconds since the board was last seen to be equal to the database."""
+        return max(self._clock.now_us() - self._equal_at_us, 0) / SECOND_US
+
+    async def open(self) -> None:
+        """Take over the board that a process before us left, if it is of this boot, database and version;
+        else load it. Raises DatabaseAway."""
+        stamp = await self._expected_stamp()
+        if (found := self._stamp_on_disk()) is not None and found["of"] == stamp:
+            tables = BoardTables(self._generation_directory(found["generation"]))
+            positions = tables.positions_by_cell()
+            if await self._database.read(lambda connection: feed.is_our_history(connection, positions)):
+                self._use(tables)
+                _log.info("board.kept", allocations=tables.allocation_count())
+                await self._catch_up()
+                return
+            tables.close()
+        await self._load(stamp)
+
+    async def run(self) -> None:
+        """Apply the feed until cancelled."""
+        while True:
+            try:
+                await self._catch_up()
+            except DatabaseAway:
+                await asyncio.sleep(AWAY_BACKOFF_S)
+                await self._check_history()
+            else:
+                await self._bell.wait(POLL_S)
+
+    def close(self) -> None:
+        tables, self._tables = self._tables, None
+        if tables is not None:
+            tables.close()
+
+    async def wait_for(self, position: Position, timeout_s: float) -> bool:
+        """Whether this node routes by that change, waited for if it need be."""
+        cell, n = position
+        if self._positions.get(cell, 0) >= n:
+            return True
+        reached: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting[cell], (n, next(self._tickets), reached))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await reached
+        except TimeoutError:
+            return False
+
+    async def _catch_up(self) -> None:
+        while True:
+            asked_at_us = self._clock.now_us()
+            positions = dict.fromkeys(range(256), 0) | self._positions
+            rows = await self._database.read(partial(feed.rows_after, positions=positions))
+            if not rows:
+                self._equal_at_us = asked_at_us
+                return
+            # A step at a time: the loop that applies them answers calls, too.
+            for start in range(0, len(rows), feed.ROWS_PER_READ_MAX):
+                step = rows[start : start + feed.ROWS_PER_READ_MAX]
+                try:
+                    self.tables.apply(step)
+                except FeedGap as gap:
+                    _log.warning("board.gap", cell=gap.cell)
+                    await self._load(await self._expected_stamp())
+                    return
+                for row in step:
+                    self._positions[row.cell] = row.n
+                self._tell_waiting()
+                await asyncio.sleep(0)
+            if len(rows) < feed.ROWS_PER_READ_MAX:
+                self._equal_at_us = asked_at_us
+                return
+
+    async def _check_history(self) -> None:
+        """After a reconnect: whether this is still the database that the board was made from."""
+        try:
+            positions = self.tables.positions_by_cell()
+            ours = await self._database.read(lambda connection: feed.is_our_history(connection, positions))
+            if not ours:
+                _log.warning("board.other_history")
+                await self._load(await self._expected_stamp())
+        except DatabaseAway:
+            return
+
+    async def _load(self, stamp: dict[str, Any]) -> None:
+        """Build the next generation beside the present one, then use it."""
+        found = self._stamp_on_disk()
+        generation = 1 if found is None else found["generation"] + 1
+        directory = self._generation_directory(generation)
+        shutil.rmtree(directory, ignore_errors=True)
+        tables = BoardTables(directory)
+
+        async def read(connection: Connection) -> None:
+            heads = await feed.heads(connection)
+            async for cell, changes in feed.snapshot(connection):
+                tables.load(cell, changes)
+                await asyncio.sleep(0)
+            tables.set_positions(heads)
+
+        asked_at_us = self._clock.now_us()
+        try:
+            await self._database.read_snapshot(read)
+        except BaseException:
+            tables.close()
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        self._write_stamp({"of": stamp, "generation": generation})
+        before = self._tables
+        self._use(tables)
+        self._equal_at_us = asked_at_us
+        if before is not None:
+            before.close()
+        for other in self._directory.glob("board-*"):
+            if other != directory:
+                shutil.rmtree(other, ignore_errors=True)
+        _log.info("board.loaded", allocations=tables.allocation_count(), generation=generation)
+
+    def _use(self, tables: BoardTables) -> None:
+        self._tables = tables
+        self._positions = {cell: n for cell, (n, _) in tables.positions_by_cell().items()}
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        for cell, waiting in self._waiting.items():
+            reached = self._positions.get(cell, 0)
+            while waiting and waiting[0][0] <= reached:
+                future = heapq.heappop(waiting)[2]
+                if not future.done():
+                    future.set_result(True)
+
+    async def _expected_stamp(self) -> dict[str, Any]:
+        database_id = await self._database.read(feed.database_id)
+        boot_id = BOOT_ID.read_text(encoding="ascii").strip() if BOOT_ID.exists() else ""
+        return {"boot_id": boot_id, "database_id": str(database_id), "board_version": BOARD_VERSION}
+
+    def _stamp_on_disk(self) -> dict[str, Any] | None:
+        try:
+            found = orjson.loads((self._directory / "stamp.json").read_bytes())
+        except (FileNotFoundError, orjson.JSONDecodeError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _write_stamp(self, stamp: dict[str, Any]) -> None:
+        fresh = self._directory / "stamp.json.new"
+        fresh.write_bytes(orjson.dumps(stamp))
+        fresh.replace(self._directory / "stamp.json")
+
+    def _generation_directory(self, generation: int) -> Path:
+        return self._directory / f"board-{generation}"

@@ -1,0 +1,46 @@
+"""Everything that answers: built once by the node, handed to the web layer."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from cordboard.clock import Clock
+from cordboard.settings import Settings
+from cordboard.storage.bell import Bell
+from cordboard.storage.database import Database
+from cordboard.storage.feed import Position
+from cordboard.switchboard.allocating import Allocating
+from cordboard.switchboard.answering import CallAnswering
+from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.tenants import TenantDirectory
+from cordboard.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Switchboard:
+    settings: Settings
+    clock: Clock
+    metrics: Metrics
+    database: Database
+    bell: Bell
+    keeper: BoardKeeper
+    tenants: TenantDirectory
+    records: CallRecords
+    answering: CallAnswering
+    allocating: Allocating
+
+    async def propagate(self, position: Position) -> bool:
+        """Tell everybody of a committed change; whether this node routes by it already."""
+        self.bell.ring()
+        return await self.keeper.wait_for(position, self.settings.propagation_timeout_s)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.bell.run())
+            tasks.create_task(self.keeper.run())
+            tasks.create_task(self.records.run())
+            tasks.create_task(self.answering.run())
+            tasks.create_task(self.allocating.run())

@@ -1,0 +1,70 @@
+"""Tenants as the calls and the API need them: read from the board, parsed once."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Any, Final
+
+from cordboard.routing.changes import TenantStands, decode
+from cordboard.routing.tenant import TenantSettings, parse_settings
+from cordboard.storage.provisioning import digest_of_secret
+from cordboard.tables.board import BoardTables
+
+# Some 10 kB a tenant; over this the least recently parsed ones are parsed again.
+TENANTS_PARSED_MAX: Final = 10_000
+
+
+class TenantView:
+    """One state of a tenant; a change of it makes another view."""
+
+    __slots__ = ("_api_tokens", "_applet_keys", "cell", "given", "id", "settings", "tenant_no")
+
+    def __init__(self, change: TenantStands) -> None:
+        self.id = change.tenant_id
+        self.cell = change.cell
+        self.tenant_no = change.tenant_no
+        # As the client set them, keys that we do not know among them.
+        self.given: dict[str, Any] = change.settings
+        self.settings: TenantSettings = parse_settings(change.settings)
+        self._api_tokens = tuple(map(bytes.fromhex, change.api_token_digests))
+        self._applet_keys = tuple(map(bytes.fromhex, change.applet_key_digests))
+
+    def accepts_api_token(self, secret: str) -> bool:
+        return _is_one_of(secret, self._api_tokens)
+
+    def accepts_applet_key(self, secret: str) -> bool:
+        return _is_one_of(secret, self._applet_keys)
+
+
+def _is_one_of(secret: str, digests: tuple[bytes, ...]) -> bool:
+    """In constant time for each, and always for all."""
+    digest = digest_of_secret(secret)
+    is_known = False
+    for known in digests:
+        is_known |= hmac.compare_digest(digest, known)
+    return is_known
+
+
+class TenantDirectory:
+    """Tenant id → view. A record is parsed when it is first seen and whenever it has changed."""
+
+    def __init__(self, tables: Callable[[], BoardTables]) -> None:
+        self._tables = tables
+        self._parsed: dict[str, tuple[bytes, TenantView]] = {}
+
+    def get(self, tenant_id: str) -> TenantView | None:
+        record = self._tables().tenant(tenant_id)
+        if record is None:
+            self._parsed.pop(tenant_id, None)
+            return None
+        parsed = self._parsed.get(tenant_id)
+        if parsed is not None and parsed[0] == record:
+            return parsed[1]
+        change = decode("tenant", record)
+        assert isinstance(change, TenantStands)
+        view = TenantView(change)
+        if len(self._parsed) >= TENANTS_PARSED_MAX:
+            del self._parsed[next(iter(self._parsed))]
+        self._parsed[tenant_id] = (record, view)
+        return view

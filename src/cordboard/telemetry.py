@@ -1,0 +1,170 @@
+"""Every metric and every log field, named once. Labels come from closed sets, never from a caller."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from cordboard.routing.numbers import E164, Pin
+
+# From a tenth of a millisecond, what a decision takes with all its HTTP, to the budget of 1 s.
+LATENCY_BUCKETS_S: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+)  # fmt: skip
+# A decision itself is some microseconds.
+DECISION_BUCKETS_S: Final = (
+    0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.01, 0.1,
+)  # fmt: skip
+
+
+class Metrics:
+    """All metrics of one engine, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.decisions = Counter(
+            "cordboard_decisions_total",
+            "Decisions about calls, by kind and by how they matched or why they were refused.",
+            ["decision", "reason"],
+            registry=self.registry,
+        )
+        self.decision_seconds = Histogram(
+            "cordboard_decision_seconds",
+            "Time of one decision on the board, in seconds.",
+            buckets=DECISION_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "cordboard_request_seconds",
+            "Time of one HTTP request inside the engine, in seconds.",
+            ["route"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.responses = Counter(
+            "cordboard_responses_total",
+            "HTTP answers, by route and class of status.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self.faults = Counter(
+            "cordboard_faults_total",
+            "Hops that were refused by a fault of ours.",
+            ["fault"],
+            registry=self.registry,
+        )
+        self.pin_outcomes = Counter(
+            "cordboard_pin_outcomes_total",
+            "PIN entries on record.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.throttled = Counter(
+            "cordboard_throttled_total",
+            "Refusals because too many PINs were wrong.",
+            registry=self.registry,
+        )
+        self.allocations_live = Gauge(
+            "cordboard_allocations_live",
+            "Allocations on the board.",
+            registry=self.registry,
+        )
+        self.allocation_changes = Counter(
+            "cordboard_allocation_changes_total",
+            "Allocations made, updated, released and expired by this engine.",
+            ["change"],
+            registry=self.registry,
+        )
+        self.board_bytes = Gauge(
+            "cordboard_board_bytes",
+            "Size of the board, in bytes.",
+            registry=self.registry,
+        )
+        self.board_age_seconds = Gauge(
+            "cordboard_board_age_seconds",
+            "Time since the board was last known to be equal to the database, in seconds.",
+            registry=self.registry,
+        )
+        self.events_pending = Gauge(
+            "cordboard_events_pending",
+            "Events that wait for their delivery.",
+            registry=self.registry,
+        )
+        self.webhook_attempts = Counter(
+            "cordboard_webhook_attempts_total",
+            "Attempts to deliver an event.",
+            ["kind", "result"],
+            registry=self.registry,
+        )
+        self.webhook_seconds = Histogram(
+            "cordboard_webhook_seconds",
+            "Time of one delivery attempt, in seconds.",
+            buckets=(*LATENCY_BUCKETS_S, 2.5, 5.0),
+            registry=self.registry,
+        )
+        self.database_up = Gauge(
+            "cordboard_database_up",
+            "Whether PostgreSQL answers (1) or not (0).",
+            registry=self.registry,
+        )
+        self.call_rows_dropped = Counter(
+            "cordboard_call_rows_dropped_total",
+            "Records of plain connects lost because the database was away for too long.",
+            registry=self.registry,
+        )
+
+
+def _hide_numbers(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Numbers and PINs become their masked text, whatever the renderer would make of them."""
+    for key, value in event.items():
+        if isinstance(value, E164 | Pin):
+            event[key] = str(value)
+    return event
+
+
+def _to_json(event: MutableMapping[str, Any], **_: Any) -> str:
+    return orjson.dumps(event, default=repr).decode()
+
+
+def configure_logging(level: str) -> None:
+    """One JSON object a line on stderr, for our own log lines and those of libraries alike."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _hide_numbers,
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(serializer=_to_json),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # It prints the bytes of a request that it cannot parse, keys and digits included.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
