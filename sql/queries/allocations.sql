@@ -19,6 +19,14 @@ WHERE cell = $1 AND tenant_id = $2 AND key = $3 AND created_at >= $4;
 -- name: forget_answers
 DELETE FROM idempotent_answer WHERE cell = $1 AND allocation_id = ANY($2::uuid[]);
 
+-- name: cells_to_clear
+SELECT feed_head.cell
+FROM feed_head
+WHERE EXISTS (SELECT 1 FROM idempotent_answer
+              WHERE idempotent_answer.cell = feed_head.cell AND idempotent_answer.created_at < $1)
+    OR EXISTS (SELECT 1 FROM pin_claim
+               WHERE pin_claim.cell = feed_head.cell AND pin_claim.cooling_until <= $2);
+
 -- name: forget_old_answers
 DELETE FROM idempotent_answer WHERE cell = $1 AND created_at < $2;
 

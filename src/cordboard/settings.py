@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     )
     board_dir: Path | None = Field(
         default=None,
-        description="Directory of the board; by default in shared memory, or under data_dir where that is small.",
+        description="Directory of the board; by default in shared memory, else under data_dir.",
     )
     admin_token: SecretStr | None = Field(
         default=None,

@@ -39,6 +39,7 @@ from cordboard.routing.model import (
     Side,
     Usage,
     WrongPin,
+    latest_first,
 )
 from cordboard.routing.numbers import E164, Pin
 
@@ -914,6 +915,10 @@ def test_the_listed_are_rung_in_the_order_given_and_then_members_latest_first() 
     answer = _decide(_world(row), A_AGENT)
     assert isinstance(answer, Connect)
     assert answer.targets == (E164(3000), E164(1000), E164(2000), COLLEAGUE, FRIEND)
+
+
+def test_members_of_one_instant_have_an_order_too() -> None:
+    assert latest_first([(1, FRIEND), (2, A_AGENT), (1, COLLEAGUE)]) == (A_AGENT, COLLEAGUE, FRIEND)
 
 
 def test_members_of_the_callers_own_side_are_not_rung() -> None:

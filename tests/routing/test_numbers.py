@@ -73,7 +73,9 @@ _few_or_many_digits = st.text("0123456789", min_size=1, max_size=16)
 _countries = st.sampled_from(COUNTRIES)
 
 
-@pytest.mark.parametrize("prefix", ["0", "+91", " 91", "91", "", "+", " ", "00", "0091", "+910", "  91", "-"])
+@pytest.mark.parametrize(
+    "prefix", ["0", "+91", " 91", "91", "", "+", " ", "00", "0091", "091", "+910", "  91", "-"]
+)
 @settings(max_examples=150)
 @given(digits=_digits, country=_countries)
 def test_ten_digits_are_read_as_phonenumbers_reads_them(prefix: str, digits: str, country: str) -> None:

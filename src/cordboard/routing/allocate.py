@@ -6,7 +6,7 @@ by the database; here is everything that one request alone can get wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from itertools import count
@@ -101,9 +101,16 @@ class Draft:
     b: PartyDraft = PartyDraft()
     usage: Usage | None = None
     duration_s: int | None = None
+    # What the request breaks by its form alone: a key of the wrong type, or missing. Such a key has no
+    # value here; its fault is weighed with the others, because the order of codes goes across all rules.
+    faults: tuple[Fault, ...] = ()
 
     def party(self, side: Side) -> PartyDraft:
         return self.a if side is Side.A else self.b
+
+    def is_malformed(self, field: str) -> bool:
+        """Whether the request has `field` in a form that cannot be read: it is wrong, and not missing."""
+        return any(fault.field == field for fault in self.faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +142,23 @@ def propose(
     now_us: int,
 ) -> Standing:
     """The allocation that a create asks for. Raises Unacceptable."""
-    faults: list[Fault] = []
+    faults = list(draft.faults)
     numbers = {side: _numbers(side, draft, settings, pool, faults) or () for side in Side}
     virtual_numbers = {side: _virtual_numbers(side, draft, settings, pool, faults) for side in Side}
     # A side without VNs of its own takes the other's, now and never again.
     shared = virtual_numbers[Side.A] or virtual_numbers[Side.B] or ()
-    if not draft.a.virtual_numbers and not draft.b.virtual_numbers:
+    if not any(
+        draft.party(side).virtual_numbers or draft.is_malformed(f"{side_key(side)}.vns") for side in Side
+    ):
         faults.append(Fault(Code.MISSING, "a.vns", "a.vns or b.vns must be given."))
     usage = draft.usage or Usage.TWOWAY
     common = settings.common_pin_enabled
-    _check_pins(draft, settings, faults)
-    _check_sides(numbers, usage, bool(draft.a.numbers), bool(draft.b.numbers), faults)
+    is_listed = {
+        side: bool(draft.party(side).numbers) or draft.is_malformed(f"{side_key(side)}.numbers")
+        for side in Side
+    }
+    _check_pins(draft, settings, is_listed, faults)
+    _check_sides(numbers, usage, is_listed, faults)
     if faults:
         raise Unacceptable(faults)
 
@@ -203,7 +216,7 @@ def revise(
 
     Which sides have PINs was settled when it was made; a later change of the settings changes nothing.
     """
-    faults: list[Fault] = []
+    faults = list(draft.faults)
     was = current.allocation
     parties: dict[Side, Party] = {}
     for side in Side:
@@ -219,13 +232,14 @@ def revise(
         faults.append(_TWO_COMMON_PINS)
     is_listed = {
         side: bool(party.numbers if draft.party(side).numbers is None else draft.party(side).numbers)
+        or draft.is_malformed(f"{side_key(side)}.numbers")
         for side, party in parties.items()
     }
     faults.extend(
         _neither(side) for side, party in parties.items() if not is_listed[side] and party.pin is None
     )
     by_side = {side: party.numbers for side, party in parties.items()}
-    _check_sides(by_side, usage, is_listed[Side.A], is_listed[Side.B], faults)
+    _check_sides(by_side, usage, is_listed, faults)
     if faults:
         raise Unacceptable(faults)
 
@@ -362,13 +376,15 @@ def _virtual_numbers(
     return tuple(dict.fromkeys(numbers))
 
 
-def _check_pins(draft: Draft, settings: TenantSettings, faults: list[Fault]) -> None:
+def _check_pins(
+    draft: Draft, settings: TenantSettings, is_listed: Mapping[Side, bool], faults: list[Fault]
+) -> None:
     if settings.common_pin_enabled:
         if draft.a.pin and draft.b.pin and draft.a.pin != draft.b.pin:
             faults.append(_TWO_COMMON_PINS)
         return
     faults.extend(
-        _neither(side) for side in Side if not _pin_enabled(side, settings) and not draft.party(side).numbers
+        _neither(side) for side in Side if not _pin_enabled(side, settings) and not is_listed[side]
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from cordboard.simulator.wire import basic
+
 REQUEST_TIMEOUT_S: Final = 30.0
 
 
@@ -54,17 +56,17 @@ class Client:
         path: str,
         body: object = None,
         *,
-        auth: aiohttp.BasicAuth | None = None,
+        user: tuple[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         raw: bytes | None = None,
     ) -> Answer:
-        """One request; `raw` is sent as it is, `body` as JSON."""
+        """One request; `raw` is sent as it is, `body` as JSON; `user` with the password is HTTP Basic."""
         data = raw if raw is not None else None if body is None else orjson.dumps(body)
         sent = dict(headers or {})
         if data is not None:
             sent.setdefault("Content-Type", "application/json")
-        if auth is not None:
-            sent["Authorization"] = auth.encode()
+        if user is not None:
+            sent["Authorization"] = basic(*user)
         async with self._session.request(
             method,
             self.base_url + path,
@@ -96,9 +98,9 @@ class Client:
         raw: bytes | None = None,
     ) -> Answer:
         """`/v1/tenants/{tenant}` and `path`, as the tenant's software."""
-        auth = aiohttp.BasicAuth(credentials.tenant_id, credentials.api_token)
+        user = (credentials.tenant_id, credentials.api_token)
         url = f"/v1/tenants/{credentials.tenant_id}{path}"
-        return await self.ask(method, url, body, auth=auth, headers=headers, raw=raw)
+        return await self.ask(method, url, body, user=user, headers=headers, raw=raw)
 
     async def add_tenant(self, tenant_id: str, settings: Mapping[str, Any] | None = None) -> Credentials:
         answer = expect(

@@ -47,6 +47,9 @@ SWITCH_PROMPTS_MAX: Final = 10
 PLAIN_FETCHES_MAX: Final = 5
 PROGRAMMABLE_FETCHES_MAX: Final = 10
 
+# After these nobody else is rung.
+_LAST_ENDS: Final = frozenset({LegEnd.TALKED, LegEnd.CALLER_GAVE_UP})
+
 # What listening to a prompt and keying something in adds to the time that the next request shows.
 PROMPT_S: Final = 6
 
@@ -386,6 +389,7 @@ class Platform:
         legs: list[Leg] = []
         before: Destinations | None = None
         dialled: tuple[str, ...] = ()
+        answered_by: str | None = None
         for _ in range(fetches_max):
             destinations = await self._destinations(call, legs)
             if isinstance(destinations, Unusable):
@@ -397,17 +401,15 @@ class Platform:
                 break
             before = destinations
             dialled += destinations.numbers
-            end = self._dial(call, destinations, legs)
-            is_over = end in {LegEnd.TALKED, LegEnd.CALLER_GAVE_UP}
+            answered_by = self._dial(call, destinations, legs)
+            is_over = legs[-1].end in _LAST_ENDS
             if is_over or (flow.is_connect_programmable and not destinations.is_fetched_again):
                 break
         if before is None:
             return Refused(await self._greeting(call))
         await self._after(call, legs, is_recorded=before.is_recorded)
-        last = legs[-1]
-        if last.end is LegEnd.CALLER_GAVE_UP:
+        if legs[-1].end is LegEnd.CALLER_GAVE_UP:
             return HungUp()
-        answered_by = last.number if last.end is LegEnd.TALKED else None
         return Connected(tuple(dict.fromkeys(dialled)), before.caller_id or call.caller.dials, answered_by)
 
     async def _destinations(self, call: _Call, legs: Sequence[Leg]) -> Destinations | Unusable:
@@ -432,26 +434,27 @@ class Platform:
             unusable = destinations
         return unusable
 
-    def _dial(self, call: _Call, destinations: Destinations, legs: list[Leg]) -> LegEnd:
-        """Ring the numbers one after the other, until somebody answers or the caller gives up."""
+    def _dial(self, call: _Call, destinations: Destinations, legs: list[Leg]) -> str | None:
+        """Ring the numbers one after the other, until somebody answers or the caller gives up.
+
+        Returns who answered.
+        """
         caller_id = destinations.caller_id or call.caller.dials
-        end = LegEnd.FAILED
         for number in destinations.numbers:
             callee = call.next_callee()
-            end = callee.end
-            talk_s = min(callee.talk_s, destinations.conversation_s_max) if end is LegEnd.TALKED else 0
+            talks = callee.end is LegEnd.TALKED
             leg = Leg(
                 number=wire.written(number, self._traits.numbers),
                 caller_id=wire.written(caller_id, self._traits.numbers),
-                end=end,
+                end=callee.end,
                 ring_s=min(callee.ring_s, destinations.ringing_s_max),
-                talk_s=talk_s,
+                talk_s=min(callee.talk_s, destinations.conversation_s_max) if talks else 0,
             )
             legs.append(leg)
             call.now_us += (leg.ring_s + leg.talk_s) * SECOND_US
-            if end in {LegEnd.TALKED, LegEnd.CALLER_GAVE_UP}:
-                break
-        return end
+            if callee.end in _LAST_ENDS:
+                return number if talks else None
+        return None
 
     async def _after(self, call: _Call, legs: Sequence[Leg], *, is_recorded: bool) -> None:
         query = wire.after_dial(call.facts, call.now_us, legs, is_recorded=is_recorded)

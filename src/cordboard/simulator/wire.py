@@ -248,8 +248,7 @@ def aimed(configured: str, query: Query, *, loses_query: bool = False) -> Target
     own = () if loses_query else tuple(pair for pair in _parsed(parts.query) if pair[0] not in sent)
     authorization = None
     if parts.username is not None:
-        userinfo = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + b64encode(userinfo.encode()).decode()
+        authorization = basic(unquote(parts.username), unquote(parts.password or ""))
     host = parts.netloc.rpartition("@")[2]
     shown = tuple((key, HIDDEN if key in SECRET_PARAMETERS else value) for key, value in own)
     return Target(
@@ -257,6 +256,11 @@ def aimed(configured: str, query: Query, *, loses_query: bool = False) -> Target
         line=urlunsplit(("", "", _without_key(parts.path), encoded(shown + query), "")),
         authorization=authorization,
     )
+
+
+def basic(user: str, password: str) -> str:
+    """The `Authorization` header of HTTP Basic."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
 
 
 def encoded(query: Query) -> str:

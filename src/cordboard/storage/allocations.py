@@ -340,11 +340,15 @@ async def kept_answer(
     return None if row is None else (row["body_digest"], row["answer"])
 
 
-async def forget_old_answers(connection: Connection, cell: int, now_us: int) -> None:
+async def cells_to_clear(connection: Connection, now_us: int) -> list[int]:
+    """Cells with answers that were kept long enough, or with PINs that have cooled down."""
+    before = to_datetime(now_us - ANSWER_KEPT_US)
+    rows = await connection.fetch(_SQL["cells_to_clear"], before, to_datetime(now_us))
+    return [row["cell"] for row in rows]
+
+
+async def clear_cell(connection: Connection, cell: int, now_us: int) -> None:
     await connection.execute(_SQL["forget_old_answers"], cell, to_datetime(now_us - ANSWER_KEPT_US))
-
-
-async def delete_cooled_pins(connection: Connection, cell: int, now_us: int) -> None:
     await connection.execute(_SQL["delete_cooled_pins"], cell, to_datetime(now_us))
 
 

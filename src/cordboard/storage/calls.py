@@ -116,20 +116,20 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
             connection, cell, [(row.call.tenant_id, row.call.call_sid) for row in derived]
         )
     events = []
-    for row in connected:
-        end = first[row["tenant_id"], row["call_sid"]]
-        called = end.dialled or (None if row["target"] is None else E164(row["target"]))
+    for told in connected:
+        end = first[told["tenant_id"], told["call_sid"]]
+        called = end.dialled or (None if told["target"] is None else E164(told["target"]))
         events.append(
             NewEvent(
                 tenant_id=end.tenant_id,
-                subject=str(row["id"]),
-                product=Product(row["product"]),
+                subject=str(told["id"]),
+                product=Product(told["product"]),
                 facts=CallCompletedFacts(
-                    transaction_id=row["client_id"],
-                    allocation_id=AllocationId(row["id"].bytes),
+                    transaction_id=told["client_id"],
+                    allocation_id=AllocationId(told["id"].bytes),
                     call_sid=end.call_sid,
-                    virtual_number=E164(row["virtual_number"]),
-                    caller=None if row["caller"] == WITHHELD else E164(row["caller"]),
+                    virtual_number=E164(told["virtual_number"]),
+                    caller=None if told["caller"] == WITHHELD else E164(told["caller"]),
                     called=called,
                     call_type=end.call_type.value,
                     start_time=end.start_time,

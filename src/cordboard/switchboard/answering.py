@@ -129,21 +129,30 @@ class CallAnswering:
         known = self._ways_in.get((tenant.tenant_no, call_sid))
         return known or self._progress.way_in(tenant.tenant_no, call_sid.encode())
 
-    async def answer(self, tenant: TenantView, request: HopRequest) -> Decision:
-        """The decision for one hop; what it verified is durable. Raises DatabaseAway, CommitUnknown."""
+    def answer_at_once(self, tenant: TenantView, request: HopRequest) -> Decision | None:
+        """The decision, where nothing has to be waited for: nearly every call is new and connects
+        without a word about PINs. None: `answer` will tell."""
         call_sid, virtual_number, caller = request.call_sid, request.virtual_number, request.caller
         if virtual_number is None:
             return self._count(Refuse(Reason.UNKNOWN_VN))
         if call_sid is None:
             return self._count(self._answer_without_sid(tenant, virtual_number, caller))
-        known = self._progress.get(tenant.tenant_no, call_sid.encode(), virtual_number, caller)
-        if known is None:
-            # Nearly every call: it is new, and connects without a word about PINs.
-            decision = self._decide(tenant, virtual_number, caller, NoEntry(), NEW_CALL)
-            if isinstance(decision, Connect):
-                self._note(tenant, request, virtual_number, decision)
-                return self._count(decision)
-        call = CallKey(tenant.id, call_sid, virtual_number, caller)
+        if self._progress.get(tenant.tenant_no, call_sid.encode(), virtual_number, caller) is not None:
+            return None
+        decision = self._decide(tenant, virtual_number, caller, NoEntry(), NEW_CALL)
+        if not isinstance(decision, Connect):
+            return None
+        self._note(tenant, request, virtual_number, decision)
+        return self._count(decision)
+
+    async def answer(self, tenant: TenantView, request: HopRequest) -> Decision:
+        """The decision for one hop; what it verified is durable. Raises DatabaseAway, CommitUnknown."""
+        call_sid, virtual_number = request.call_sid, request.virtual_number
+        if call_sid is None or virtual_number is None:
+            at_once = self.answer_at_once(tenant, request)
+            assert at_once is not None, "without a CallSid or a VN nothing is waited for"
+            return at_once
+        call = CallKey(tenant.id, call_sid, virtual_number, request.caller)
         turn = self._turns.get(call)
         if turn is None:
             turn = self._turns[call] = asyncio.Lock()

@@ -49,6 +49,7 @@ class FeedGap(Exception):
     """The feed does not continue where the board stands; the board must be loaded anew."""
 
     def __init__(self, cell: int, position: int, found: int) -> None:
+        self.cell = cell
         super().__init__(f"cell {cell}: the board stands at {position}, the feed continues at {found}")
 
 

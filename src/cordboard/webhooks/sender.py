@@ -103,7 +103,7 @@ def parse_endpoint(text: str) -> Endpoint | None:
             return None
         authorization = None
         if url.user is not None or url.password is not None:
-            authorization = aiohttp.BasicAuth(url.user or "", url.password or "", "utf-8").encode()
+            authorization = aiohttp.encode_basic_auth(url.user or "", url.password or "", "utf-8")
         return Endpoint(url.with_user(None).with_fragment(None), authorization, f"{url.host}:{url.port}")
     except ValueError:
         return None

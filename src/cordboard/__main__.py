@@ -1,0 +1,3 @@
+from cordboard.cli import main
+
+main()

@@ -1,0 +1,300 @@
+"""The command `cordboard`: run the engine, provision it, see its settings."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn, TypeVar
+from uuid import UUID
+
+import orjson
+import typer
+import uvloop
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from cordboard.clock import SystemClock, to_datetime
+from cordboard.node import Node, running_database, serve
+from cordboard.routing.numbers import E164, parse_number
+from cordboard.settings import Settings
+from cordboard.simulator import demo as demo_run
+from cordboard.storage import provisioning
+from cordboard.storage.database import Database, DatabaseAway
+from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable, running_server
+from cordboard.storage.provisioning import CredentialKind, NewVirtualNumber
+from cordboard.telemetry import configure_logging
+
+Result = TypeVar("Result")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the embedded database and the admin token [CORDBOARD_DATA_DIR]."),
+]
+
+app: Final = typer.Typer(
+    help="Cordboard: a call-flow engine for number masking.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+tenant_app: Final = typer.Typer(help="Tenants: accounts with their own pool of numbers.", no_args_is_help=True)
+vn_app: Final = typer.Typer(help="Virtual numbers of a tenant.", no_args_is_help=True)
+token_app: Final = typer.Typer(help="API tokens of a tenant.", no_args_is_help=True)
+key_app: Final = typer.Typer(help="Applet keys of a tenant.", no_args_is_help=True)
+app.add_typer(tenant_app, name="tenant")
+app.add_typer(vn_app, name="vn")
+app.add_typer(token_app, name="token")
+app.add_typer(key_app, name="applet-key")
+
+_console = Console()
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [CORDBOARD_HOST].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [CORDBOARD_PORT].")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run the engine until Ctrl-C or SIGTERM."""
+    settings = _settings(host=host, port=port, data_dir=data_dir)
+    configure_logging(settings.log_level)
+    _run(serve(settings, _announce))
+
+
+@app.command("demo")
+def demo_command() -> None:
+    """Start an engine in a temporary directory, allocate, place simulated calls, and show every hop."""
+    raise typer.Exit(_run(demo_run.run()))
+
+
+@app.command("settings")
+def settings_command() -> None:
+    """All settings of the engine, with their environment variable, value and reason."""
+    settings = _settings()
+    table = Table("variable", "value", "default", "what it is")
+    for name, field in Settings.model_fields.items():
+        table.add_row(
+            f"CORDBOARD_{name.upper()}",
+            str(getattr(settings, name)),
+            str(field.default),
+            field.description,
+        )
+    _console.print(table)
+
+
+@tenant_app.command("add")
+def tenant_add(
+    tenant_id: str,
+    settings: Annotated[str, typer.Option(help="Settings as a JSON object.")] = "{}",
+    data_dir: DataDir = None,
+) -> None:
+    """Make a tenant; its API token and applet key are shown now and never again."""
+    given = checked_settings(settings)
+    _check_tenant_id(tenant_id)
+    try:
+        made = _on_database(
+            data_dir, lambda database: provisioning.add_tenant(database, tenant_id, given, _now_us())
+        )
+    except provisioning.TenantExists:
+        _fail(f"tenant {tenant_id} exists already")
+    print_json(
+        {"id": tenant_id, "api_token": made.api_token.secret, "applet_key": made.applet_key.secret}
+    )
+
+
+@tenant_app.command("list")
+def tenant_list(data_dir: DataDir = None) -> None:
+    """All tenants."""
+    table = Table("tenant", "cell", "virtual numbers", "made")
+    for tenant in _on_database(data_dir, provisioning.list_tenants):
+        made = to_datetime(tenant.created_at_us).isoformat(timespec="seconds")
+        table.add_row(tenant.id, str(tenant.cell), str(tenant.virtual_numbers), made)
+    _console.print(table)
+
+
+@tenant_app.command("delete")
+def tenant_delete(tenant_id: str, data_dir: DataDir = None) -> None:
+    """Erase a tenant with all its records; refused while it has live allocations."""
+    _on_tenant(data_dir, lambda database: provisioning.delete_tenant(database, tenant_id, _now_us()))
+    _console.print(f"tenant {tenant_id} deleted")
+
+
+@vn_app.command("add")
+def vn_add(
+    tenant_id: str,
+    numbers: Annotated[list[str], typer.Argument(help="Numbers as +91…")],
+    region: Annotated[str | None, typer.Option(help="Region code, for instance KA.")] = None,
+    number_type: Annotated[str | None, typer.Option("--type", help="mobile or landline.")] = None,
+    flow_id: Annotated[str | None, typer.Option(help="The platform's call flow behind the numbers.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Put virtual numbers into a tenant's pool: all of them, or none."""
+    new = checked_virtual_numbers(numbers, region, number_type, flow_id)
+    try:
+        _on_tenant(
+            data_dir,
+            lambda database: provisioning.add_virtual_numbers(database, tenant_id, new, _now_us()),
+        )
+    except provisioning.NumberProvisioned as refused:
+        _fail(f"{', '.join(map(str, refused.numbers))}: provisioned already; nothing was added")
+    _console.print(f"{len(new)} added to {tenant_id}")
+
+
+@vn_app.command("list")
+def vn_list(tenant_id: str, data_dir: DataDir = None) -> None:
+    """The pool of a tenant."""
+    table = Table("number", "region", "type", "flow")
+    for vn in _on_tenant(
+        data_dir, lambda database: provisioning.list_virtual_numbers(database, tenant_id)
+    ):
+        table.add_row(vn.number.plus, vn.region, vn.type, vn.flow_id)
+    _console.print(table)
+
+
+@vn_app.command("delete")
+def vn_delete(tenant_id: str, number: str, data_dir: DataDir = None) -> None:
+    """Take a number out of the pool; refused while allocations use it."""
+    parsed = _number(number)
+    _on_tenant(
+        data_dir,
+        lambda database: provisioning.delete_virtual_number(database, tenant_id, parsed, _now_us()),
+    )
+    _console.print(f"{number} deleted from {tenant_id}")
+
+
+def _add_credential_commands(group: typer.Typer, kind: CredentialKind, id_name: str, secret: str) -> None:
+    @group.command("add")
+    def add(tenant_id: str, data_dir: DataDir = None) -> None:
+        """Make one; the secret is shown now and never again."""
+        made, _ = _on_tenant(
+            data_dir,
+            lambda database: provisioning.add_credential(database, tenant_id, kind, _now_us()),
+        )
+        print_json({id_name: str(made.id), secret: made.secret})
+
+    @group.command("list")
+    def list_(tenant_id: str, data_dir: DataDir = None) -> None:
+        """Their ids; the secrets are not kept."""
+        table = Table(id_name, "made")
+        for credential in _on_tenant(
+            data_dir, lambda database: provisioning.list_credentials(database, tenant_id, kind)
+        ):
+            made = to_datetime(credential.created_at_us).isoformat(timespec="seconds")
+            table.add_row(str(credential.id), made)
+        _console.print(table)
+
+    @group.command("delete")
+    def delete(tenant_id: str, id: UUID, data_dir: DataDir = None) -> None:
+        """End one; whoever uses it is refused from now on."""
+        _on_tenant(
+            data_dir,
+            lambda database: provisioning.delete_credential(
+                database, tenant_id, kind, id, _now_us()
+            ),
+        )
+        _console.print(f"{id} deleted")
+
+
+_add_credential_commands(token_app, CredentialKind.API_TOKEN, "token_id", "api_token")
+_add_credential_commands(key_app, CredentialKind.APPLET_KEY, "key_id", "applet_key")
+
+
+def main() -> None:
+    """The console script. Input is never checked by `assert`, but our own mistakes are."""
+    if not __debug__:
+        _fail("python -O switches off the checks that keep a wrong value from travelling; run without it")
+    app()
+
+
+# ── doing ────────────────────────────────────────────────────────────────────
+
+
+def _run(work: Awaitable[Result]) -> Result:
+    async def run() -> Result:
+        return await work
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run())
+    except (EngineAlreadyRunning, PostgresUnavailable) as refused:
+        _fail(str(refused))
+    except DatabaseAway as away:
+        _fail(f"the database cannot be reached ({away})")
+    except OSError as error:
+        _fail(str(error))
+
+
+def _on_database(data_dir: Path | None, work: Callable[[Database], Awaitable[Result]]) -> Result:
+    """Work on the database of a running engine, or start the database for as long as it takes.
+
+    A running engine learns of the change through the feed, like of every other.
+    """
+    settings = _settings(data_dir=data_dir)
+
+    async def run() -> Result:
+        running = running_server(settings.postgres_dir) if settings.database_url is None else None
+        if running is None:
+            async with running_database(settings) as (database, _):
+                return await work(database)
+        database = Database(**running.connect_kwargs)
+        await database.connect()
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    return _run(run())
+
+
+def _on_tenant(data_dir: Path | None, work: Callable[[Database], Awaitable[Result]]) -> Result:
+    try:
+        return _on_database(data_dir, work)
+    except provisioning.NoSuchTenant:
+        _fail("there is no such tenant")
+    except provisioning.NoSuchVirtualNumber:
+        _fail("the tenant has no such virtual number")
+    except provisioning.NoSuchCredential:
+        _fail("the tenant has nothing under that id")
+    except provisioning.HasLiveAllocations as refused:
+        _fail(f"refused: {refused.count} live allocations")
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = (
+            f"CORDBOARD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
+            for problem in error.errors(include_input=False)
+        )
+        _fail("; ".join(problems))
+
+
+def _number(text: str) -> E164:
+    number = parse_number(text, "IN")
+    if number is None:
+        _fail(f"{text[:4]}…: not a telephone number")
+    return number
+
+
+def _announce(node: Node) -> None:
+    if node.admin_token_file is not None:
+        sys.stdout.write(f"Admin token in {node.admin_token_file}\n")
+    sys.stdout.write(f"Listening on {node.url}\n")
+    sys.stdout.flush()
+
+
+def print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def _now_us() -> int:
+    return SystemClock().now_us()
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"cordboard: {message}\n")
+    raise SystemExit(1)

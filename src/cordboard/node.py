@@ -1,0 +1,229 @@
+"""One node: its processes, their order of start, and their order of stop."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from cordboard.clock import SECOND_US, Clock, SystemClock
+from cordboard.settings import Settings, admin_token, make_private_directory
+from cordboard.storage import outcomes
+from cordboard.storage.bell import Bell
+from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
+from cordboard.storage.facts import EventKind
+from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
+from cordboard.switchboard.allocating import Allocating
+from cordboard.switchboard.answering import CallAnswering
+from cordboard.switchboard.expiry import Expiry
+from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.service import Switchboard
+from cordboard.switchboard.tenants import TenantDirectory
+from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
+from cordboard.tables.progress import ProgressTables
+from cordboard.telemetry import Metrics
+from cordboard.web.app import build_app, build_runner
+from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
+
+# Requests under way have their own limit of 1 s; a bulk update of 100 items needs some more.
+SHUTDOWN_S: Final = 10.0
+RESTART_PAUSE_S: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that answers."""
+
+    url: str
+    switchboard: Switchboard
+    admin_token: str
+    # Where the token is kept, if it was made by us.
+    admin_token_file: Path | None
+
+
+@asynccontextmanager
+async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
+    """A node from its database to its HTTP server, stopped in the reverse order.
+
+    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, OSError (the port is taken).
+    """
+    clock = clock or SystemClock()
+    # Others may pass, for a database that root has to run as somebody else; what lies inside is private.
+    settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with _held(settings.data_dir):
+        async with (
+            running_database(settings) as (database, postgres),
+            running_switchboard(settings, database, postgres, clock) as switchboard,
+        ):
+            token, token_file = admin_token(settings)
+            runner = build_runner(build_app(switchboard, token), SHUTDOWN_S)
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
+                await site.start()
+                yield Node(_url(runner, settings.host), switchboard, token, token_file)
+            finally:
+                await runner.cleanup()
+
+
+@asynccontextmanager
+async def running_database(settings: Settings) -> AsyncIterator[tuple[Database, EmbeddedPostgres | None]]:
+    """The database, migrated; with the embedded server around it unless another one is named."""
+    if settings.database_url is not None:
+        database = Database(settings.database_url.get_secret_value())
+        async with _connected(database):
+            yield database, None
+        return
+    settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    postgres = EmbeddedPostgres(settings.postgres_dir)
+    await postgres.start()
+    try:
+        database = Database(**postgres.connect_kwargs)
+        async with _connected(database):
+            yield database, postgres
+    finally:
+        await postgres.stop()
+
+
+async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
+    """Run a node until SIGINT or SIGTERM; `announce` is called when it answers."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running_node(settings) as node:
+        announce(node)
+        _log.info("node.answering", url=node.url)
+        await stop.wait()
+        _log.info("node.stopping")
+    _log.info("node.stopped")
+
+
+@asynccontextmanager
+async def _connected(database: Database) -> AsyncIterator[None]:
+    await database.connect()
+    try:
+        await database.migrate()
+        yield
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def running_switchboard(
+    settings: Settings, database: Database, postgres: EmbeddedPostgres | None, clock: Clock
+) -> AsyncIterator[Switchboard]:
+    """Everything but HTTP, over a migrated database. Raises DatabaseAway."""
+    metrics = Metrics()
+    bell = Bell(database)
+    directory = settings.node_dir()
+    make_private_directory(directory)
+    keeper = BoardKeeper(database, bell, directory, clock)
+    progress = ProgressTables(directory / "progress")
+    records = CallRecords(database, metrics)
+    throttle = Throttle()
+    sender = Sender(
+        database,
+        clock,
+        attempt_budget_s=settings.webhook_timeout_s,
+        on_attempt=_count_attempts(metrics),
+    )
+    answering = CallAnswering(
+        database, keeper, progress, records, throttle, metrics, clock, sender.wake, bell.ring
+    )
+    allocating = Allocating(
+        database, keeper, metrics, clock, settings.propagation_timeout_s, sender.wake, bell.ring
+    )
+    expiry = Expiry(database, progress, throttle, metrics, clock, sender.wake, bell.ring)
+    switchboard = Switchboard(
+        settings=settings,
+        clock=clock,
+        metrics=metrics,
+        database=database,
+        bell=bell,
+        keeper=keeper,
+        tenants=TenantDirectory(lambda: keeper.tables),
+        records=records,
+        answering=answering,
+        allocating=allocating,
+    )
+    await keeper.open()
+    try:
+        since_us = clock.now_us() - WINDOW_S_MAX * SECOND_US
+        throttle.restore(
+            await database.read(lambda connection: outcomes.recent_failures(connection, since_us))
+        )
+        async with asyncio.TaskGroup() as background:
+            tasks = [
+                background.create_task(switchboard.run()),
+                background.create_task(expiry.run()),
+            ]
+            if postgres is not None:
+                tasks.append(background.create_task(_keep_alive(postgres)))
+            sending = background.create_task(sender.run())
+            try:
+                yield switchboard
+            finally:
+                sender.stop()
+                await asyncio.wait([sending], timeout=SHUTDOWN_S)
+                # Answered calls are on record before the database goes.
+                with suppress(DatabaseAway, CommitUnknown):
+                    await records.flush()
+                for task in (*tasks, sending):
+                    task.cancel()
+    finally:
+        progress.close()
+        keeper.close()
+
+
+async def _keep_alive(postgres: EmbeddedPostgres) -> None:
+    """Start the embedded server again whenever it is gone."""
+    while True:
+        await postgres.wait_closed()
+        _log.warning("postgres.gone")
+        try:
+            await postgres.start()
+        except PostgresUnavailable as unavailable:
+            _log.error("postgres.unavailable", error=str(unavailable))
+            await asyncio.sleep(RESTART_PAUSE_S)
+        else:
+            _log.info("postgres.restarted")
+
+
+@contextmanager
+def _held(directory: Path) -> Iterator[None]:
+    """One engine a directory, whatever its database; the kernel lets go if we are killed."""
+    descriptor = os.open(directory / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineAlreadyRunning(directory) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _count_attempts(metrics: Metrics) -> OnAttempt:
+    def count(kind: EventKind, result: AttemptResult, seconds: float) -> None:
+        metrics.webhook_attempts.labels(kind.value, result.value).inc()
+        metrics.webhook_seconds.observe(seconds)
+
+    return count
+
+
+def _url(runner: web.AppRunner, host: str) -> str:
+    port = runner.addresses[0][1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

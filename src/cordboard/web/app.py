@@ -1,0 +1,81 @@
+"""The HTTP application: its routes and its limits."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from cordboard.switchboard.service import Switchboard
+from cordboard.web.admin import admin_routes
+from cordboard.web.errors import envelope_errors
+from cordboard.web.exotel import Exotel
+from cordboard.web.health import Health
+from cordboard.web.rest import rest_routes
+
+# Ten legs with insights make a query of some 6 kB (exotel.md 2.2); ten times that is no call any more.
+REQUEST_LINE_BYTES_MAX: Final = 64 << 10
+HEADER_BYTES_MAX: Final = 16 << 10
+# Bulk bodies are the largest that a handler reads; each handler has its own, smaller limit.
+BODY_BYTES_MAX: Final = 4 << 20
+# Platforms fetch with keep-alive and with pauses between the hops of a call.
+KEEPALIVE_S: Final = 75.0
+
+_log = structlog.get_logger(__name__)
+
+
+def build_app(switchboard: Switchboard, admin_token: str) -> web.Application:
+    app = web.Application(middlewares=[envelope_errors], client_max_size=BODY_BYTES_MAX)
+    app.add_routes(Exotel(switchboard).routes())
+    app.add_routes(rest_routes(switchboard))
+    app.add_routes(admin_routes(switchboard, admin_token))
+    app.add_routes(Health(switchboard).routes())
+    return app
+
+
+def build_runner(app: web.Application, shutdown_timeout_s: float) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=KEEPALIVE_S,
+        logger=_ServerLog(),
+        max_line_size=REQUEST_LINE_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+        shutdown_timeout=shutdown_timeout_s,
+    )
+
+
+class _ServerLog:
+    """Stands for aiohttp's logger, which prints the bytes of requests that it cannot read: keys,
+    numbers and digits among them."""
+
+    def debug(self, *_: Any, **__: Any) -> None:
+        """What it says here is of interest to nobody but aiohttp's developers."""
+
+    def info(self, *_: Any, **__: Any) -> None:
+        """Likewise."""
+
+    def warning(self, *_: Any, **kwargs: Any) -> None:
+        _tell(kwargs.get("exc_info"))
+
+    def error(self, *_: Any, **kwargs: Any) -> None:
+        _tell(kwargs.get("exc_info"))
+
+    def exception(self, *_: Any, **kwargs: Any) -> None:
+        _tell(kwargs.get("exc_info") or sys.exc_info())
+
+
+def _tell(exc_info: object) -> None:
+    """The class of an error and the places it came through; its text may quote the request."""
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    if isinstance(error, BaseException):
+        places = traceback.extract_tb(error.__traceback__)
+        stack = [f"{Path(place.filename).name}:{place.lineno} {place.name}" for place in places]
+        _log.warning("http.error", error=type(error).__name__, stack=stack)
+    else:
+        _log.warning("http.error")

@@ -1,0 +1,378 @@
+"""The applets that a platform's call flow asks: text into types, decisions into the platform's words.
+
+exotel.md 2 to 7 is the contract. Every reply fails closed: a fault of ours connects nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any, Final, assert_never
+from urllib.parse import parse_qsl, unquote_plus
+
+import orjson
+import structlog
+from aiohttp import web
+
+from cordboard.routing.model import AskPin, Connect, Decision, LastEntry, Reason, Refuse
+from cordboard.routing.numbers import parse_number
+from cordboard.routing.progress import Hop, clean_digits
+from cordboard.storage.calls import CallType, decision_text
+from cordboard.storage.database import CommitUnknown, DatabaseAway
+from cordboard.switchboard.answering import EndReport, HopRequest
+from cordboard.switchboard.service import Switchboard
+from cordboard.switchboard.tenants import TenantView
+
+# LMDB keys and a CallSid of 32 characters (exotel.md 1.2) both stay far below.
+CALL_SID_CHARACTERS_MAX: Final = 128
+# The longest input that a Gather may ask for (exotel.md 6).
+DIGITS_MAX: Final = 255
+# Between keys and before the first one; production uses 5 to 15, and some saw 10 refused (exotel.md 6).
+INPUT_TIMEOUT_S: Final = 6
+DURATION_S_MAX: Final = 2**31 - 1
+
+_IGNORES_DIGITS: Final = "digits=ignore"
+
+_JSON: Final = "application/json"
+_TEXT: Final = "text/plain"
+
+_SELECT: Final = {word: orjson.dumps({"select": word}) for word in ("connect", "pin", "reject", "ended")}
+
+_log = structlog.get_logger(__name__)
+
+Query = dict[str, str]
+
+
+class Applet(Enum):
+    PASSTHRU = "passthru"
+    GATHER = "gather"
+    CONNECT = "connect"
+    GREETING = "greeting"
+
+
+class Exotel:
+    """The applet handlers of one engine."""
+
+    def __init__(self, switchboard: Switchboard) -> None:
+        self._switchboard = switchboard
+        self._answering = switchboard.answering
+        self._timeout_s = switchboard.settings.answer_timeout_s
+        self._logs_hops = switchboard.settings.log_level == "debug"
+
+    def routes(self) -> list[web.RouteDef]:
+        routes: list[web.RouteDef] = []
+        for applet in Applet:
+            handler = self._handler(applet)
+            allow_head = applet is Applet.GREETING
+            path = f"/v1/tenants/{{tenant}}/exotel/{applet.value}"
+            # A platform may lose the query of a configured URL, and with it the key (exotel.md 11.9).
+            path_with_key = f"/v1/tenants/{{tenant}}/exotel/k/{{key}}/{applet.value}"
+            routes.append(web.get(path, handler, allow_head=allow_head))
+            routes.append(web.get(path_with_key, handler, allow_head=allow_head))
+        return routes
+
+    def _handler(self, applet: Applet) -> Callable[[web.Request], Awaitable[web.Response]]:
+        seconds = self._switchboard.metrics.request_seconds.labels(applet.value)
+
+        async def handle(request: web.Request) -> web.Response:
+            started_s = time.perf_counter()
+            query = read_query(request.rel_url.raw_query_string)
+            tenant = self._authenticate(request, query)
+            if tenant is None:
+                return web.Response(
+                    status=401,
+                    text="Unauthorized",
+                    headers={"WWW-Authenticate": 'Basic realm="cordboard"'},
+                )
+            try:
+                response = await self._respond(applet, tenant, query, request)
+            except (DatabaseAway, CommitUnknown, TimeoutError) as away:
+                response = self._fault(applet, tenant, query, type(away).__name__)
+            except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
+                _log.exception("applet.fault", applet=applet.value, error=type(error).__name__)
+                response = self._fault(applet, tenant, query, "bug")
+            seconds.observe(time.perf_counter() - started_s)
+            return response
+
+        return handle
+
+    def _authenticate(self, request: web.Request, query: Query) -> TenantView | None:
+        tenant = self._switchboard.tenants.get(request.match_info["tenant"])
+        if tenant is None:
+            return None
+        key = request.match_info.get("key") or _text(query, "key")
+        if key:
+            return tenant if tenant.accepts_applet_key(key) else None
+        user, secret = basic_credentials(request.headers.get("Authorization"))
+        if user != tenant.id:
+            return None
+        return tenant if tenant.accepts_applet_key(secret) or tenant.accepts_api_token(secret) else None
+
+    async def _respond(
+        self, applet: Applet, tenant: TenantView, query: Query, request: web.Request
+    ) -> web.Response:
+        if applet is Applet.PASSTHRU and (call_type := _end_of(query)) is not None:
+            async with asyncio.timeout(self._timeout_s):
+                await self._record_end(tenant, query, call_type, request.rel_url.raw_query_string)
+            return web.Response(body=_SELECT["ended"], content_type=_TEXT)
+        hop = self._hop(applet, tenant, query)
+        decision: Decision | None
+        if query.get("Direction") not in (None, "", "incoming"):
+            decision = Refuse(Reason.DIRECTION)
+        else:
+            decision = self._answering.answer_at_once(tenant, hop)
+            if decision is None:
+                async with asyncio.timeout(self._timeout_s):
+                    decision = await self._answering.answer(tenant, hop)
+        if self._logs_hops:
+            self._log_hop(applet, hop, decision)
+        return self._render(applet, decision, tenant, query, request)
+
+    def _hop(self, applet: Applet, tenant: TenantView, query: Query) -> HopRequest:
+        country = tenant.settings.country
+        call_sid: str | None = _text(query, "CallSid")
+        if not call_sid or len(call_sid) > CALL_SID_CHARACTERS_MAX:
+            call_sid = None
+        called, calling = _text(query, "CallTo"), _text(query, "CallFrom")
+        if called:
+            virtual_number, caller = parse_number(called, country), parse_number(calling, country)
+        elif call_sid and (way_in := self._answering.way_in(tenant, call_sid)) is not None:
+            virtual_number, caller = way_in
+        else:
+            virtual_number = parse_number(_text(query, "To"), country)
+            caller = parse_number(calling or _text(query, "From"), country)
+        digits = clean_digits(_text(query, "digits"))[:DIGITS_MAX]
+        return HopRequest(
+            call_sid,
+            virtual_number,
+            caller,
+            digits,
+            Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet],
+            _text_or_none(query, "StartTime") if digits else None,
+            is_recorded=applet is not Applet.GREETING,
+        )
+
+    async def _record_end(
+        self, tenant: TenantView, query: Query, call_type: CallType, raw_query: str
+    ) -> None:
+        hop = self._hop(Applet.GREETING, tenant, query)
+        if hop.call_sid is None or query.get("Direction") not in (None, "", "incoming"):
+            return
+        await self._answering.end(
+            tenant,
+            EndReport(
+                call_sid=hop.call_sid,
+                virtual_number=hop.virtual_number,
+                caller=hop.caller,
+                call_type=call_type,
+                dial_call_status=_text_or_none(query, "DialCallStatus"),
+                dialled=parse_number(_text(query, "DialWhomNumber"), tenant.settings.country),
+                dial_call_duration_s=_seconds(_text(query, "DialCallDuration")),
+                on_call_duration_s=_conversation_s(raw_query),
+                recording_url=_text_or_none(query, "RecordingUrl"),
+                start_time=_text_or_none(query, "StartTime"),
+            ),
+        )
+
+    def _render(
+        self,
+        applet: Applet,
+        decision: Decision,
+        tenant: TenantView,
+        query: Query,
+        request: web.Request,
+    ) -> web.Response:
+        match applet:
+            case Applet.PASSTHRU:
+                return _render_passthru(decision, is_switch="switch" in query)
+            case Applet.GATHER:
+                return _render_gather(decision, tenant)
+            case Applet.CONNECT:
+                return _render_connect(decision, is_programmable="Exotel-Version" in request.headers)
+            case Applet.GREETING:
+                return _render_greeting(decision, tenant)
+            case unmatched:
+                assert_never(unmatched)
+
+    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: str) -> web.Response:
+        """Our fault: nobody is connected, and the platform takes its fallback where it has one."""
+        self._switchboard.metrics.faults.labels(fault).inc()
+        refused = Refuse(Reason.NO_ALLOCATION)
+        match applet:
+            case Applet.PASSTHRU:
+                return _render_passthru(refused, is_switch="switch" in query)
+            case Applet.GREETING:
+                return _render_greeting(refused, tenant)
+            case Applet.CONNECT | Applet.GATHER:
+                return web.Response(status=503, text="Service Unavailable", headers={"Retry-After": "1"})
+            case unmatched:
+                assert_never(unmatched)
+
+    def _log_hop(self, applet: Applet, hop: HopRequest, decision: Decision) -> None:
+        _log.debug(
+            "hop",
+            applet=applet.value,
+            call_sid=hop.call_sid,
+            virtual_number=hop.virtual_number,
+            caller=hop.caller,
+            decision=decision_text(decision),
+            reason=decision.reason.value if isinstance(decision, Refuse) else None,
+        )
+
+
+_HOPS: Final = {
+    Applet.PASSTHRU: Hop.DECISION,
+    Applet.CONNECT: Hop.DECISION,
+    Applet.GATHER: Hop.PROMPT,
+    Applet.GREETING: Hop.DEAF,
+}
+
+
+# ── reading ──────────────────────────────────────────────────────────────────
+
+
+def read_query(raw_query: str) -> Query:
+    """The last value of each parameter, still encoded: most are never looked at.
+
+    The platform appends its own parameters to a configured URL, so its `digits` would hide a
+    configured `digits=ignore`; that pair is kept under a name of its own.
+    """
+    query: Query = {}
+    if raw_query.startswith(_IGNORES_DIGITS) or f"&{_IGNORES_DIGITS}" in raw_query:
+        query[_IGNORES_DIGITS] = ""
+    for pair in raw_query.split("&"):
+        name, _, value = pair.partition("=")
+        query[name] = value
+    return query
+
+
+def _text(query: Query, name: str) -> str:
+    value = query.get(name, "")
+    return unquote_plus(value) if "%" in value or "+" in value else value
+
+
+def _text_or_none(query: Query, name: str) -> str | None:
+    """A value that platforms leave out, send empty, or send as the text `null`."""
+    value = _text(query, name)
+    return None if value in ("", "null") else value
+
+
+def _end_of(query: Query) -> CallType | None:
+    """How the call ended, if this is a request after the dial."""
+    try:
+        return CallType(query.get("CallType", ""))
+    except ValueError:
+        return None
+
+
+def _seconds(text: str) -> int:
+    digits = text.partition(".")[0]
+    return min(int(digits), DURATION_S_MAX) if digits.isascii() and digits.isdigit() else 0
+
+
+def _conversation_s(raw_query: str) -> int:
+    """Talk time over all legs; unanswered ones have none (exotel.md 2.2)."""
+    return min(
+        sum(
+            _seconds(value)
+            for name, value in parse_qsl(raw_query)
+            if name.startswith("Legs[") and name.endswith("][OnCallDuration]")
+        ),
+        DURATION_S_MAX,
+    )
+
+
+def basic_credentials(header: str | None) -> tuple[str, str]:
+    """(user, password) of an Authorization header; empty texts where there are none."""
+    if header is None or header[:6].lower() != "basic ":
+        return "", ""
+    try:
+        user, _, password = base64.b64decode(header[6:], validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return user, password
+
+
+# ── writing ──────────────────────────────────────────────────────────────────
+
+
+def _render_passthru(decision: Decision, *, is_switch: bool) -> web.Response:
+    match decision:
+        case Connect():
+            return web.Response(body=_SELECT["connect"], content_type=_TEXT)
+        case AskPin():
+            word = "pin"
+        case Refuse():
+            word = "reject"
+        case unmatched:
+            assert_never(unmatched)
+    return web.Response(status=200 if is_switch else 302, body=_SELECT[word], content_type=_TEXT)
+
+
+def _render_gather(decision: Decision, tenant: TenantView) -> web.Response:
+    settings = tenant.settings
+    match decision:
+        case AskPin(digits_max=digits_max, last_entry=last_entry):
+            again = {"text": settings.prompt_pin_again}
+            first = {"text": settings.prompt_pin} if last_entry is LastEntry.NONE else again
+            return _json(
+                {
+                    "gather_prompt": first,
+                    "max_input_digits": digits_max,
+                    "finish_on_key": "#",
+                    "input_timeout": INPUT_TIMEOUT_S,
+                    "repeat_menu": 1,
+                    "repeat_gather_prompt": again,
+                }
+            )
+        case Connect():
+            sentence = settings.greeting_connect
+        case Refuse():
+            sentence = settings.greeting_refused
+        case unmatched:
+            assert_never(unmatched)
+    # Gather has no way to ask for nothing: one digit within one second comes closest.
+    return _json(
+        {
+            "gather_prompt": {"text": sentence},
+            "max_input_digits": 1,
+            "finish_on_key": "#",
+            "input_timeout": 1,
+            "repeat_menu": 0,
+        }
+    )
+
+
+def _render_connect(decision: Decision, *, is_programmable: bool) -> web.Response:
+    numbers = [number.plus for number in decision.targets] if isinstance(decision, Connect) else []
+    if not is_programmable:
+        return web.Response(text=",".join(numbers), content_type=_TEXT)
+    reply: dict[str, Any] = {"fetch_after_attempt": False, "destination": {"numbers": numbers}}
+    if isinstance(decision, Connect):
+        reply["outgoing_phone_number"] = decision.caller_id.plus
+        reply["record"] = False
+    return _json(reply)
+
+
+def _render_greeting(decision: Decision, tenant: TenantView) -> web.Response:
+    settings = tenant.settings
+    match decision:
+        case Connect():
+            sentence = settings.greeting_connect
+        case AskPin(last_entry=LastEntry.NONE):
+            sentence = settings.prompt_pin
+        case AskPin():
+            sentence = settings.prompt_pin_again
+        case Refuse():
+            sentence = settings.greeting_refused
+        case unmatched:
+            assert_never(unmatched)
+    return web.Response(text=sentence, content_type=_TEXT)
+
+
+def _json(reply: dict[str, Any]) -> web.Response:
+    return web.Response(body=orjson.dumps(reply), content_type=_JSON)

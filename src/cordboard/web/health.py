@@ -1,0 +1,61 @@
+"""What operators and Prometheus ask: is it alive, is it ready, and how is it doing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from cordboard.storage import events
+from cordboard.storage.database import DatabaseAway
+from cordboard.switchboard.service import Switchboard
+
+# A scrape waits 10 s by default; the database gets a part of that.
+DATABASE_TIMEOUT_S: Final = 1.0
+
+
+class Health:
+    def __init__(self, switchboard: Switchboard) -> None:
+        self._switchboard = switchboard
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self._healthz),
+            web.get("/readyz", self._readyz),
+            web.get("/metrics", self._metrics),
+        ]
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """200 while the board is equal to the database or was a moment ago, else 503."""
+        age_s = self._switchboard.keeper.age_s()
+        is_ready = age_s <= self._switchboard.settings.staleness_max_s
+        report = {"ready": is_ready, "board_age_s": round(age_s, 3)}
+        return web.Response(
+            status=200 if is_ready else 503,
+            body=orjson.dumps(report),
+            content_type="application/json",
+        )
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        metrics = self._switchboard.metrics
+        tables = self._switchboard.keeper.tables
+        metrics.allocations_live.set(tables.allocation_count())
+        metrics.board_bytes.set(tables.size_bytes())
+        metrics.board_age_seconds.set(self._switchboard.keeper.age_s())
+        try:
+            async with asyncio.timeout(DATABASE_TIMEOUT_S):
+                pending = await self._switchboard.database.read(events.pending_count)
+        except (DatabaseAway, TimeoutError):
+            metrics.database_up.set(0)
+        else:
+            metrics.database_up.set(1)
+            metrics.events_pending.set(pending)
+        return web.Response(
+            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )

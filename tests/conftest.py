@@ -1,0 +1,54 @@
+"""What many tests share: one real PostgreSQL for the whole run, and a way to a database of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from itertools import count
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from cordboard.storage.database import Database
+from cordboard.storage.embedded import EmbeddedPostgres
+
+NewDatabase = Callable[[], Awaitable[Database]]
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EmbeddedPostgres]:
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "server")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture(scope="session")
+async def new_database(postgres: EmbeddedPostgres) -> AsyncIterator[NewDatabase]:
+    """Makes empty, migrated databases; connected until the end of the run."""
+    numbers = count(1)
+    async with AsyncExitStack() as stack:
+
+        async def make() -> Database:
+            name = f"test_{next(numbers)}"
+            connection = await asyncpg.connect(**postgres.connect_kwargs)
+            await connection.execute(f"CREATE DATABASE {name}")
+            await connection.close()
+            database = Database(**{**postgres.connect_kwargs, "database": name})
+            await database.connect()
+            stack.push_async_callback(database.close)
+            await database.migrate()
+            return database
+
+        yield make
+
+
+@pytest.fixture
+async def database(new_database: NewDatabase) -> Database:
+    return await new_database()
+
+
+@pytest.fixture
+def board_directory(tmp_path: Path) -> Path:
+    return tmp_path / "board"

@@ -1,0 +1,658 @@
+"""The sender, the outbox on a real server, and subscribers on loopback that answer, refuse, stall and lie."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from aiohttp import ClientConnectionResetError, web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from cordboard.clock import SECOND_US
+from cordboard.routing.model import Product
+from cordboard.storage.database import Database
+from cordboard.storage.facts import EventKind
+from cordboard.webhooks.sender import (
+    ANSWER_BYTES_MAX,
+    DEAD_AFTER_S,
+    IN_FLIGHT_PER_HOST_MAX,
+    IN_FLIGHT_PER_SILENT_HOST_MAX,
+    JITTER,
+    LEASE_AFTER_BUDGET_S,
+    RETRY_AFTER_S,
+    AttemptResult,
+    Sender,
+    next_attempt_us,
+    parse_endpoint,
+)
+from tests.webhooks.outbox import (
+    ALLOCATION,
+    ENDPOINT_KEYS,
+    GIVE_UP_S,
+    NOW_US,
+    Received,
+    SetClock,
+    Subscriber,
+    deallocated,
+    emptied,
+    kept,
+    new_event,
+    set_subscriber,
+    set_tenant,
+    started_database,
+    subscribed,
+    tell,
+    verified,
+    with_status,
+)
+
+# Long enough that no machine is slow enough to use it up.
+NO_HURRY_S = 300.0
+
+
+class Attempts:
+    """What the sender says of its attempts."""
+
+    def __init__(self) -> None:
+        self.results: list[tuple[EventKind, AttemptResult]] = []
+        self._changed = asyncio.Condition()
+        self._done = asyncio.Event()
+        self._wanted = 0
+
+    def __call__(self, kind: EventKind, result: AttemptResult, seconds: float) -> None:
+        assert seconds >= 0
+        self.results.append((kind, result))
+        if len(self.results) >= self._wanted:
+            self._done.set()
+
+    async def until(self, count: int) -> None:
+        self._wanted = count
+        if len(self.results) < count:
+            self._done.clear()
+            async with asyncio.timeout(GIVE_UP_S):
+                await self._done.wait()
+
+
+@asynccontextmanager
+async def sending(
+    database: Database, clock: Any = None, attempts: Attempts | None = None, budget_s: float = NO_HURRY_S
+) -> AsyncIterator[Sender]:
+    """A sender at work. It is stopped at the end, when what it began has ended and is on record."""
+    sender = Sender(
+        database,
+        clock or SetClock(),
+        attempt_budget_s=budget_s,
+        dice=lambda: 0.5,
+        on_attempt=attempts,
+    )
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(sender.run())
+        try:
+            yield sender
+        finally:
+            sender.stop()
+
+
+async def states(database: Database) -> list[tuple[str, int, str, str | None]]:
+    return [(row["subject"], row["seq"], row["state"], row["last_result"]) for row in await kept(database)]
+
+
+# ── one attempt ──────────────────────────────────────────────────────────────
+
+
+async def test_an_event_is_posted_as_the_page_shows_it(database: Database, subscriber: Subscriber) -> None:
+    await set_subscriber(database, "acme", subscriber.url + "?key=own")
+    await tell(database, new_event())
+    attempts = Attempts()
+    async with sending(database, attempts=attempts):
+        (received,) = await subscriber.until(1)
+
+    assert received.path == "/events?key=own"
+    assert received.headers["Content-Type"] == "application/json"
+    assert received.seq == 1
+    assert len(received.id) == 36
+    assert "Authorization" not in received.headers
+    assert received.body == {
+        "caller": "+917987686144",
+        "greenpin_id": str(ALLOCATION),
+        "vn": "+916292134464",
+        "transaction_id": "order-id",
+        "pin": "0713",
+        "call_sid": "ec44cfd684850a68decc4cebc4e2143u",
+    }
+    assert await states(database) == [("subject", 1, "delivered", "status 200")]
+    assert attempts.results == [(EventKind.VERIFIED, AttemptResult.DELIVERED)]
+
+
+async def test_userinfo_becomes_basic_authorization(database: Database, subscriber: Subscriber) -> None:
+    url = subscriber.url.replace("http://", "http://%C3%A5ke:p%40ss@")
+    await set_subscriber(database, "acme", url)
+    await tell(database, new_event())
+    async with sending(database):
+        (received,) = await subscriber.until(1)
+
+    assert received.headers["Authorization"] == "Basic " + b64encode("åke:p@ss".encode()).decode()
+    assert received.headers["Host"] == f"127.0.0.1:{subscriber.port}"
+    assert received.path == "/events"
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "host"),
+    [
+        ("https://example.com/a?b=c#d", "https://example.com/a?b=c", "example.com:443"),
+        (" http://Example.com ", "http://example.com", "example.com:80"),
+        ("http://user@example.com:8080/", "http://example.com:8080/", "example.com:8080"),
+        ("http://[::1]:9/x", "http://[::1]:9/x", "::1:9"),
+    ],
+)
+def test_an_endpoint_is_an_address_without_secrets(text: str, url: str, host: str) -> None:
+    endpoint = parse_endpoint(text)
+    assert endpoint is not None
+    assert (str(endpoint.url), endpoint.host) == (url, host)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nowhere", "ftp://example.com/", "http://", "http://[::1", "http://a:b/"]
+)
+def test_other_texts_are_no_endpoint(text: str) -> None:
+    assert parse_endpoint(text) is None
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+async def test_any_2xx_is_a_success(database: Database, subscriber: Subscriber, status: int) -> None:
+    subscriber.answer = with_status(status)
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    async with sending(database):
+        await subscriber.until(1)
+    assert await states(database) == [("subject", 1, "delivered", f"status {status}")]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 404, 410, 500, 503])
+async def test_any_other_answer_is_a_failure_and_redirects_are_not_followed(
+    database: Database, subscriber: Subscriber, status: int
+) -> None:
+    subscriber.answer = with_status(status, Location="/elsewhere")
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    attempts = Attempts()
+    async with sending(database, attempts=attempts):
+        await attempts.until(1)
+
+    assert [received.path for received in subscriber.received] == ["/events"]
+    assert await states(database) == [("subject", 1, "pending", f"status {status}")]
+    assert attempts.results == [(EventKind.VERIFIED, AttemptResult.REFUSED)]
+
+
+async def test_a_slow_subscriber_is_a_failed_attempt_and_others_go_on_meanwhile(
+    database: Database, subscriber: Subscriber
+) -> None:
+    async def never(_request: web.Request, _received: Received) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    attempts = Attempts()
+    async with subscribed() as slow:
+        slow.answer = never
+        await set_subscriber(database, "slow", slow.url)
+        await set_subscriber(database, "acme", subscriber.url)
+        async with sending(database, attempts=attempts, budget_s=0.3) as sender:
+            await tell(database, *(new_event(f"{place}", tenant_id="slow") for place in range(3)))
+            sender.wake()
+            await slow.until(3)
+            await tell(database, *(new_event(f"{place}") for place in range(3)))
+            sender.wake()
+            await subscriber.until(3)
+            await attempts.until(6)
+
+    assert [row["state"] for row in await kept(database) if row["tenant_id"] == "acme"] == ["delivered"] * 3
+    assert [row["last_result"] for row in await kept(database) if row["tenant_id"] == "slow"] == [
+        "no answer in time"
+    ] * 3
+    assert Counter(result for _, result in attempts.results) == {
+        AttemptResult.DELIVERED: 3,
+        AttemptResult.TIMED_OUT: 3,
+    }
+
+
+async def test_an_answer_without_end_is_cut(database: Database, subscriber: Subscriber) -> None:
+    hung_up = asyncio.Event()
+
+    async def forever(request: web.Request, _received: Received) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * ANSWER_BYTES_MAX)
+        except (ClientConnectionResetError, asyncio.CancelledError):
+            hung_up.set()
+            raise
+
+    subscriber.answer = forever
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    async with sending(database), asyncio.timeout(GIVE_UP_S):
+        await hung_up.wait()
+    assert await states(database) == [("subject", 1, "delivered", "status 200")]
+
+
+async def test_an_answer_whose_body_stalls_is_an_answer(database: Database, subscriber: Subscriber) -> None:
+    async def stall(request: web.Request, _received: Received) -> web.StreamResponse:
+        response = web.StreamResponse(status=202)
+        await response.prepare(request)
+        await asyncio.Event().wait()
+        return response
+
+    subscriber.answer = stall
+    attempts = Attempts()
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    async with sending(database, attempts=attempts, budget_s=0.3):
+        await attempts.until(1)
+    assert await states(database) == [("subject", 1, "delivered", "status 202")]
+
+
+async def test_a_subscriber_that_is_not_there_is_a_failed_attempt(database: Database) -> None:
+    async with subscribed() as gone:
+        url = gone.url
+    attempts = Attempts()
+    await set_subscriber(database, "acme", url)
+    await tell(database, new_event())
+    async with sending(database, attempts=attempts):
+        await attempts.until(1)
+    assert attempts.results == [(EventKind.VERIFIED, AttemptResult.UNREACHABLE)]
+    assert await states(database) == [("subject", 1, "pending", "ClientConnectorError")]
+
+
+async def test_what_cannot_be_sent_waits_without_holding_others_back(
+    database: Database, subscriber: Subscriber
+) -> None:
+    await set_subscriber(database, "lost", "mailto:somebody")
+    await set_subscriber(database, "acme", subscriber.url)
+    attempts = Attempts()
+    async with sending(database, attempts=attempts) as sender:
+        await tell(
+            database,
+            new_event("1", tenant_id="lost"),
+            new_event("2", product=Product.GREENVN),
+            new_event("3"),
+        )
+        sender.wake()
+        await attempts.until(3)
+    assert await states(database) == [
+        ("2", 1, "pending", "facts: NotWorded"),
+        ("3", 1, "delivered", "status 200"),
+        ("1", 1, "pending", "not an http or https address"),
+    ]
+    assert {result for _, result in attempts.results} == {
+        AttemptResult.NOT_WORDED,
+        AttemptResult.DELIVERED,
+        AttemptResult.BAD_ENDPOINT,
+    }
+
+
+# ── again, and when to give up ───────────────────────────────────────────────
+
+
+def test_the_waits_grow_as_promised() -> None:
+    now_us, attempts, waits = NOW_US, 0, []
+    while True:
+        attempts += 1
+        due_us = next_attempt_us(NOW_US, attempts, now_us, lambda: 0.5)
+        if due_us is None:
+            break
+        waits.append((due_us - now_us) // SECOND_US)
+        now_us = due_us
+    assert waits == [1, 5, 30, 120, 600, 1_800, 3_600, 7_200] + [14_400] * 5
+    assert attempts == 14
+    assert sum(waits) < DEAD_AFTER_S <= sum(waits) + 14_400
+
+
+@given(attempts=st.integers(1, 100), roll=st.floats(0, 1, exclude_max=True), age_s=st.integers(0, 100_000))
+def test_no_wait_is_far_from_its_place_in_the_schedule(attempts: int, roll: float, age_s: int) -> None:
+    now_us = NOW_US + age_s * SECOND_US
+    wait_s = RETRY_AFTER_S[min(attempts, len(RETRY_AFTER_S)) - 1]
+    due_us = next_attempt_us(NOW_US, attempts, now_us, lambda: roll)
+    if due_us is None:
+        assert age_s + wait_s * (1 + JITTER) >= DEAD_AFTER_S
+    else:
+        assert wait_s * (1 - JITTER) - 1 <= (due_us - now_us) / SECOND_US <= wait_s * (1 + JITTER)
+        assert due_us - NOW_US < DEAD_AFTER_S * SECOND_US
+
+
+async def one_round(database: Database, clock: SetClock, expected: int) -> list[AttemptResult]:
+    """All attempts that are due by the clock, on record."""
+    attempts = Attempts()
+    async with sending(database, clock, attempts):
+        await attempts.until(expected)
+    assert len(attempts.results) == expected
+    return [result for _, result in attempts.results]
+
+
+async def test_a_refused_event_is_sent_again_when_it_is_due(
+    database: Database, subscriber: Subscriber
+) -> None:
+    clock = SetClock()
+    subscriber.answer = with_status(500)
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event("a"), new_event("a", deallocated()))
+    assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
+
+    clock.advance(0.9)
+    await set_subscriber(database, "globex", subscriber.url)
+    await tell(database, new_event("b", tenant_id="globex"))
+    assert await one_round(database, clock, 1) == [AttemptResult.REFUSED], "only globex was due"
+
+    clock.advance(0.1)
+    subscriber.answer = with_status(200)
+    assert await one_round(database, clock, 2) == [AttemptResult.DELIVERED] * 2
+    of_a = [received for received in subscriber.received if received.transaction_id and received.seq]
+    assert of_a[0].id == of_a[2].id, "the same event has the same id"
+    assert [row["attempts"] for row in await kept(database) if row["subject"] == "a"] == [2, 1]
+
+
+async def test_an_event_that_nobody_takes_for_a_day_is_dead_and_lets_the_next_pass(
+    database: Database, subscriber: Subscriber
+) -> None:
+    async def refuse_the_first(_request: web.Request, received: Received) -> web.StreamResponse:
+        return web.Response(status=500 if received.seq == 1 else 200)
+
+    clock = SetClock()
+    subscriber.answer = refuse_the_first
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event(), new_event())
+    for wait_s in [*RETRY_AFTER_S[:-1], *[RETRY_AFTER_S[-1]] * 5]:
+        assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
+        clock.advance(wait_s)
+    assert await one_round(database, clock, 2) == [AttemptResult.REFUSED, AttemptResult.DELIVERED]
+
+    assert await states(database) == [
+        ("subject", 1, "dead", "status 500"),
+        ("subject", 2, "delivered", "status 200"),
+    ]
+    assert [received.seq for received in subscriber.received] == [1] * 14 + [2]
+
+
+async def test_an_event_is_sent_again_if_the_sender_died_before_it_was_on_record(
+    database: Database, subscriber: Subscriber
+) -> None:
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+
+    def die(_kind: EventKind, result: AttemptResult, _seconds: float) -> None:
+        assert result is AttemptResult.DELIVERED
+        running.cancel()
+
+    clock = SetClock()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(Sender(database, clock, attempt_budget_s=5, on_attempt=die).run())
+    assert await states(database) == [("subject", 1, "pending", None)]
+
+    clock.advance(5 + LEASE_AFTER_BUDGET_S)
+    assert await one_round(database, clock, 1) == [AttemptResult.DELIVERED]
+    first, again = subscriber.received
+    assert first.id == again.id
+    assert first.body == again.body
+    assert await states(database) == [("subject", 1, "delivered", "status 200")]
+
+
+# ── many ─────────────────────────────────────────────────────────────────────
+
+
+class HastyClock:
+    """Every look at it is a minute later, so that the first retries are due at once."""
+
+    def __init__(self) -> None:
+        self._now_us = NOW_US
+
+    def now_us(self) -> int:
+        self._now_us += 60 * SECOND_US
+        return self._now_us
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    subjects=st.lists(st.sampled_from("aaabbc"), min_size=1, max_size=25),
+    failures=st.lists(st.integers(0, 3), min_size=25, max_size=25),
+    kinds=st.randoms(use_true_random=False),
+    senders=st.integers(1, 3),
+)
+async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
+    server: Database,
+    subscriber: Subscriber,
+    subjects: list[str],
+    failures: list[int],
+    kinds: Random,
+    senders: int,
+) -> None:
+    database = await emptied(server)
+    subscriber.received.clear()
+    failures_left = {f"{place}": count for place, count in enumerate(failures)}
+    in_hand: Counter[str] = Counter()
+    all_taken = asyncio.Event()
+    taken: list[str] = []
+
+    async def answer(_request: web.Request, received: Received) -> web.StreamResponse:
+        subject = subjects[int(received.transaction_id)]
+        in_hand[subject] += 1
+        assert in_hand[subject] == 1, "one of a subject at a time"
+        for _ in range(kinds.randrange(3)):
+            await asyncio.sleep(0)
+        in_hand[subject] -= 1
+        if failures_left[received.transaction_id]:
+            failures_left[received.transaction_id] -= 1
+            return web.Response(status=503)
+        taken.append(received.transaction_id)
+        if len(taken) == len(subjects):
+            all_taken.set()
+        return web.Response()
+
+    subscriber.answer = answer
+    await set_subscriber(database, "acme", subscriber.url)
+    # Its clock goes fast, so the leases must be long: a lost lease would be a repetition.
+    hasty = HastyClock()
+    running = [Sender(database, hasty, attempt_budget_s=1e6, poll_s=0.01) for _ in range(senders)]
+    async with asyncio.TaskGroup() as tasks:
+        for sender in running:
+            tasks.create_task(sender.run())
+        for place, subject in enumerate(subjects):
+            facts = kinds.choice([verified, deallocated])(f"{place}")
+            await tell(database, new_event(subject, facts))
+            kinds.choice(running).wake()
+        async with asyncio.timeout(GIVE_UP_S):
+            await all_taken.wait()
+        for sender in running:
+            sender.stop()
+
+    first_seen = defaultdict(list)
+    seqs = defaultdict(list)
+    for received in subscriber.received:
+        subject = subjects[int(received.transaction_id)]
+        if received.transaction_id not in first_seen[subject]:
+            first_seen[subject].append(received.transaction_id)
+            seqs[subject].append(received.seq)
+    for subject in set(subjects):
+        told = [f"{place}" for place, name in enumerate(subjects) if name == subject]
+        assert first_seen[subject] == told
+        assert [transaction_id for transaction_id in taken if transaction_id in told] == told
+        assert seqs[subject] == list(range(1, len(told) + 1))
+    assert len(subscriber.received) == len(subjects) + sum(failures[: len(subjects)])
+    assert {state for _, _, state, _ in await states(database)} == {"delivered"}
+
+
+async def test_a_failing_subject_does_not_hold_back_the_others(
+    database: Database, subscriber: Subscriber
+) -> None:
+    async def refuse_a(_request: web.Request, received: Received) -> web.StreamResponse:
+        return web.Response(status=500 if received.transaction_id == "a" else 200)
+
+    subscriber.answer = refuse_a
+    await set_subscriber(database, "acme", subscriber.url)
+    events = [new_event(subject, verified(subject)) for subject in "ab" for _ in range(20)]
+    await tell(database, *events)
+    attempts = Attempts()
+    async with sending(database, attempts=attempts):
+        await attempts.until(21)
+    assert Counter(state for _, _, state, _ in await states(database)) == {"pending": 20, "delivered": 20}
+
+
+async def test_a_host_gets_so_many_at_a_time_and_no_more(database: Database, subscriber: Subscriber) -> None:
+    let_go = asyncio.Event()
+
+    async def hold(_request: web.Request, _received: Received) -> web.StreamResponse:
+        await let_go.wait()
+        return web.Response()
+
+    count = IN_FLIGHT_PER_HOST_MAX + 5
+    attempts = Attempts()
+    async with subscribed() as busy:
+        busy.answer = hold
+        # Two endpoints, one host.
+        await set_tenant(
+            database,
+            "busy",
+            {key: f"{busy.url}/{place}" for place, key in enumerate(ENDPOINT_KEYS)},
+        )
+        await set_subscriber(database, "acme", subscriber.url)
+        await tell(
+            database,
+            *(
+                new_event(f"{place}", kind(f"{place}"), tenant_id="busy")
+                for place in range(count)
+                for kind in (verified, deallocated)
+            ),
+        )
+        async with sending(database, attempts=attempts) as sender:
+            await busy.until(IN_FLIGHT_PER_HOST_MAX)
+            await tell(database, new_event())
+            sender.wake()
+            await subscriber.until(1)
+            await attempts.until(1)
+            assert len(busy.received) == IN_FLIGHT_PER_HOST_MAX
+            let_go.set()
+            await attempts.until(1 + 2 * count)
+
+
+async def test_a_host_that_does_not_answer_gets_one_at_a_time(
+    database: Database, subscriber: Subscriber
+) -> None:
+    attempts = Attempts()
+    in_flight: list[int] = []
+
+    async def never(_request: web.Request, _received: Received) -> web.StreamResponse:
+        in_flight.append(len(subscriber.received) - len(attempts.results))
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    subscriber.answer = never
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, *(new_event(f"{place}") for place in range(IN_FLIGHT_PER_HOST_MAX + 4)))
+    async with sending(database, attempts=attempts, budget_s=0.2):
+        await attempts.until(IN_FLIGHT_PER_HOST_MAX + 4)
+    assert max(in_flight[IN_FLIGHT_PER_HOST_MAX:], default=1) <= IN_FLIGHT_PER_SILENT_HOST_MAX
+
+    # An answer opens the door again.
+    subscriber.answer = with_status(200)
+    clock = SetClock()
+    clock.advance(RETRY_AFTER_S[0])
+    assert await one_round(database, clock, IN_FLIGHT_PER_HOST_MAX + 4) == [AttemptResult.DELIVERED] * (
+        IN_FLIGHT_PER_HOST_MAX + 4
+    )
+
+
+# ── its life ─────────────────────────────────────────────────────────────────
+
+
+async def test_stop_lets_what_was_begun_end_and_begins_nothing_new(
+    database: Database, subscriber: Subscriber
+) -> None:
+    let_go = asyncio.Event()
+
+    async def hold(_request: web.Request, _received: Received) -> web.StreamResponse:
+        await let_go.wait()
+        return web.Response()
+
+    subscriber.answer = hold
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event(), new_event())
+    sender = Sender(database, SetClock(), attempt_budget_s=NO_HURRY_S)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(sender.run())
+        await subscriber.until(1)
+        sender.stop()
+        sender.stop()
+        let_go.set()
+    assert await states(database) == [
+        ("subject", 1, "delivered", "status 200"),
+        ("subject", 2, "pending", None),
+    ]
+
+
+async def test_a_sender_stopped_before_it_runs_does_nothing(
+    database: Database, subscriber: Subscriber
+) -> None:
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    sender = Sender(database, SetClock())
+    sender.stop()
+    await sender.run()
+    assert await states(database) == [("subject", 1, "pending", None)]
+
+
+async def test_events_of_other_processes_are_seen_without_being_woken(
+    database: Database, subscriber: Subscriber
+) -> None:
+    await set_subscriber(database, "acme", subscriber.url)
+    async with sending(database):
+        for count in range(1, 4):
+            await tell(database, new_event())
+            await subscriber.until(count)
+
+
+async def test_a_database_that_is_away_is_waited_for(
+    subscriber: Subscriber, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory: Path = tmp_path_factory.mktemp("away")
+    async with started_database(directory) as database:
+        await set_subscriber(database, "acme", subscriber.url)
+        await tell(database, new_event())
+        await database.close()
+        with capture_logs() as logs:
+            async with sending(database):
+                async with asyncio.timeout(GIVE_UP_S):
+                    while not logs:  # noqa: ASYNC110 - a log has no event to wait for.
+                        await asyncio.sleep(0)
+                await database.connect()
+                await subscriber.until(1)
+        assert [entry["event"] for entry in logs if entry["log_level"] != "debug"] == [
+            "events_wait_for_the_database",
+            "events_go_on",
+        ]
+        assert await states(database) == [("subject", 1, "delivered", "status 200")]
+
+
+@pytest.mark.parametrize("answer", [with_status(200), with_status(500)])
+async def test_logs_name_the_host_and_nothing_that_was_sent(
+    database: Database, subscriber: Subscriber, answer: Callable[..., Any]
+) -> None:
+    subscriber.answer = answer
+    url = subscriber.url.replace("http://", "http://user:secret@") + "?key=secret"
+    await set_subscriber(database, "acme", url)
+    await tell(database, new_event())
+    attempts = Attempts()
+    with capture_logs() as logs:
+        async with sending(database, attempts=attempts):
+            await attempts.until(1)
+    text = str(logs)
+    assert f"127.0.0.1:{subscriber.port}" in text
+    for secret in ("secret", "user", "/events", "7987686144", "6292134464", "0713"):
+        assert secret not in text
