@@ -257,7 +257,8 @@ CREATE TABLE event (
     state        text        NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
     -- Attempts begun, which also tells a sender from the one that took over its lease.
     attempts     integer     NOT NULL DEFAULT 0,
-    due_at       timestamptz NOT NULL,
+    -- NULL while an earlier event of the subject is pending, which sets it when it is finished.
+    due_at       timestamptz,
     leased_until timestamptz,
     last_result  text,
     created_at   timestamptz NOT NULL,
@@ -269,7 +270,8 @@ CREATE TABLE event (
     CHECK ((state = 'pending') = (finished_at IS NULL))
 );
 -- By endpoint, so that the backlog of one that is down is stepped over and not read through.
-CREATE INDEX event_due ON event (cell, tenant_id, endpoint_key, due_at) WHERE state = 'pending';
+CREATE INDEX event_due ON event (cell, tenant_id, endpoint_key, due_at)
+    WHERE state = 'pending' AND due_at IS NOT NULL;
 CREATE INDEX event_pending_of_subject ON event (cell, tenant_id, subject, seq) WHERE state = 'pending';
 
 -- The feed: what changed, in commit order, without gaps within a cell (scale.md A.4).

@@ -24,14 +24,18 @@ ON CONFLICT (cell, tenant_id, subject) DO UPDATE SET seq = event_subject.seq + e
 RETURNING tenant_id, subject, seq;
 
 -- name: insert
--- Behind events that wait for a retry it is not due before them; that only spares looking at it in vain.
+-- Only the first pending event of a subject is due. The lock on the subject keeps that true: here nobody
+-- can finish that event meanwhile, and who finishes it finds this one.
 INSERT INTO event (cell, id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts, state,
     due_at, created_at)
 SELECT $1, new.id, new.tenant_id, new.subject, new.seq, new.product, new.kind, new.endpoint_key, new.endpoint,
     new.facts, 'pending',
-    greatest($11, (SELECT max(earlier.due_at) FROM event AS earlier
-                   WHERE earlier.cell = $1 AND earlier.tenant_id = new.tenant_id
-                       AND earlier.subject = new.subject AND earlier.state = 'pending')),
+    CASE WHEN new.seq = min(new.seq) OVER (PARTITION BY new.tenant_id, new.subject) AND NOT EXISTS (
+        SELECT 1
+        FROM event AS earlier
+        WHERE earlier.cell = $1 AND earlier.tenant_id = new.tenant_id AND earlier.subject = new.subject
+            AND earlier.state = 'pending'
+    ) THEN $11::timestamptz END,
     $11
 FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
         $10::jsonb[])
@@ -39,13 +43,13 @@ FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::te
 ORDER BY new.tenant_id, new.subject, new.seq;
 
 -- name: pending_cells
--- Ordered like the index of pending events, or the planner may read delivered ones to find a first.
+-- Ordered like the index of due events, or the planner may read delivered ones to find a first.
 SELECT feed_head.cell
 FROM feed_head
 CROSS JOIN LATERAL (
     SELECT event.cell
     FROM event
-    WHERE event.cell = feed_head.cell AND event.state = 'pending'
+    WHERE event.cell = feed_head.cell AND event.state = 'pending' AND event.due_at IS NOT NULL
     ORDER BY event.cell, event.tenant_id, event.endpoint_key, event.due_at
     LIMIT 1
 ) AS pending
@@ -58,7 +62,7 @@ WITH RECURSIVE lane AS (
     (
         SELECT event.tenant_id, event.endpoint_key, event.due_at, event.endpoint
         FROM event
-        WHERE event.cell = $1 AND event.state = 'pending'
+        WHERE event.cell = $1 AND event.state = 'pending' AND event.due_at IS NOT NULL
         ORDER BY event.cell, event.tenant_id, event.endpoint_key, event.due_at
         LIMIT 1
     )
@@ -68,7 +72,7 @@ WITH RECURSIVE lane AS (
     CROSS JOIN LATERAL (
         SELECT event.tenant_id, event.endpoint_key, event.due_at, event.endpoint
         FROM event
-        WHERE event.cell = $1 AND event.state = 'pending'
+        WHERE event.cell = $1 AND event.state = 'pending' AND event.due_at IS NOT NULL
             AND (event.tenant_id, event.endpoint_key) > (lane.tenant_id, lane.endpoint_key)
         ORDER BY event.cell, event.tenant_id, event.endpoint_key, event.due_at
         LIMIT 1
@@ -81,7 +85,8 @@ LEFT JOIN tenant ON tenant.cell = $1 AND tenant.id = lane.tenant_id
 ORDER BY lane.due_at, lane.tenant_id, lane.endpoint_key;
 
 -- name: claim
--- An event whose subject has an earlier one pending must wait for it, whoever has that in hand.
+-- That no earlier event of the subject is pending follows from `due_at`. It is looked at again, because
+-- an order once broken cannot be mended.
 WITH due AS MATERIALIZED (
     SELECT first.id
     FROM unnest($2::text[], $3::text[]) AS lane (tenant_id, endpoint_key)
@@ -116,6 +121,9 @@ RETURNING event.cell, event.id, event.tenant_id, event.subject, event.seq, event
         event.endpoint
     ) AS endpoint;
 
+-- name: lock_subject
+SELECT seq FROM event_subject WHERE cell = $1 AND tenant_id = $2 AND subject = $3 FOR UPDATE;
+
 -- name: finish
 UPDATE event
 SET state = $4, last_result = $5, finished_at = $6, leased_until = NULL
@@ -128,11 +136,15 @@ SET due_at = $4, last_result = $5, leased_until = NULL
 WHERE cell = $1 AND id = $2 AND attempts = $3 AND state = 'pending'
 RETURNING id;
 
--- name: postpone_followers
--- They cannot be told before the one that is retried, so they need not be looked at before it.
+-- name: next_of_subject
 UPDATE event
-SET due_at = $5
-WHERE cell = $1 AND tenant_id = $2 AND subject = $3 AND seq > $4 AND state = 'pending' AND due_at < $5;
+SET due_at = $4
+WHERE cell = $1 AND tenant_id = $2 AND subject = $3 AND due_at IS NULL AND state = 'pending'
+    AND seq = (
+        SELECT min(pending.seq)
+        FROM event AS pending
+        WHERE pending.cell = $1 AND pending.tenant_id = $2 AND pending.subject = $3 AND pending.state = 'pending'
+    );
 
 -- name: pending_count
 SELECT coalesce(sum(pending.events), 0)::bigint

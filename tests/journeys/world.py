@@ -6,7 +6,8 @@ share, so that no test can hear of another.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -27,8 +28,17 @@ from cordboard.simulator.platform import (
     applet_url,
     random_call_sid,
 )
-from cordboard.simulator.receiver import Event, EventKind, Receiver, is_event
-from cordboard.simulator.wire import CallFacts, Leg, LegEnd, NumberStyle, after_dial, aimed, before_dial, written
+from cordboard.simulator.receiver import WAIT_S, Event, EventKind, Receiver, is_event
+from cordboard.simulator.wire import (
+    CallFacts,
+    Leg,
+    LegEnd,
+    NumberStyle,
+    after_dial,
+    aimed,
+    before_dial,
+    written,
+)
 
 ADMIN_TOKEN = "made-up-admin-token"
 
@@ -97,19 +107,19 @@ class Call:
         key_in: KeyPlace = KeyPlace.QUERY,
         method: str = "GET",
         is_programmable: bool = True,
-        **changed: str | None,
+        **changed: Any,
     ) -> Answer:
-        """One request before the dial. `changed` parameters take the place of the platform's; None leaves out."""
+        """One request before the dial. `changed` parameters stand in place of the platform's; None: none."""
         query = dict(before_dial(self._facts(), SystemClock().now_us(), digits=digits)) | changed
         sent = tuple((key, value) for key, value in query.items() if value is not None)
         return await self.tenant.fetch(
             applet, sent, own_query=own_query, key_in=key_in, method=method, is_programmable=is_programmable
         )
 
-    async def passthru(self, digits: str | None = None, **changed: str | None) -> Answer:
+    async def passthru(self, digits: str | None = None, **changed: Any) -> Answer:
         return await self.hop(Applet.PASSTHRU, digits, **changed)
 
-    async def select(self, digits: str | None = None, **changed: str | None) -> str:
+    async def select(self, digits: str | None = None, **changed: Any) -> str:
         """What a Passthru says: `connect`, `pin` or `reject`."""
         answer = await self.hop(Applet.PASSTHRU, digits, own_query="switch=1", **changed)
         assert answer.status == 200
@@ -117,13 +127,13 @@ class Call:
         assert isinstance(said, str)
         return said
 
-    async def gather(self, digits: str | None = None, **changed: str | None) -> Answer:
+    async def gather(self, digits: str | None = None, **changed: Any) -> Answer:
         return await self.hop(Applet.GATHER, digits, **changed)
 
-    async def connect(self, digits: str | None = None, **changed: str | None) -> Answer:
+    async def connect(self, digits: str | None = None, **changed: Any) -> Answer:
         return await self.hop(Applet.CONNECT, digits, **changed)
 
-    async def greeting(self, **changed: str | None) -> Answer:
+    async def greeting(self, **changed: Any) -> Answer:
         return await self.hop(Applet.GREETING, **changed)
 
     async def enter(self, digits: str) -> str:
@@ -138,9 +148,11 @@ class Call:
         assert isinstance(numbers, list)
         return numbers
 
-    async def end(self, legs: Sequence[Leg] = (), *, is_recorded: bool = False, **changed: str | None) -> Answer:
+    async def end(self, legs: Sequence[Leg] = (), *, is_recorded: bool = False, **changed: Any) -> Answer:
         """The Passthru after the dial."""
-        query = dict(after_dial(self._facts(), SystemClock().now_us(), legs, is_recorded=is_recorded)) | changed
+        query = (
+            dict(after_dial(self._facts(), SystemClock().now_us(), legs, is_recorded=is_recorded)) | changed
+        )
         sent = tuple((key, value) for key, value in query.items() if value is not None)
         return await self.tenant.fetch(Applet.PASSTHRU, sent)
 
@@ -223,9 +235,7 @@ class Tenant:
         headers = {"Authorization": target.authorization} if target.authorization else {}
         if is_programmable and applet in {Applet.CONNECT, Applet.GATHER}:
             headers["Exotel-Version"] = "1.0"
-        return await self.client.ask(
-            method, target.url.removeprefix(self.client.base_url), headers=headers
-        )
+        return await self.client.ask(method, target.url.removeprefix(self.client.base_url), headers=headers)
 
     async def place(
         self, caller: SimulatedCaller, shape: Shape = Shape.SWITCH, traits: Traits | None = None, **wired: Any
@@ -246,13 +256,12 @@ class Tenant:
             event for event in self.receiver.events if self._is_ours(event) and kind in (None, event.kind)
         ]
 
-    async def events_so_far(self) -> list[EventKind]:
-        """The kinds of all events that were due by now: what a later event of this tenant has overtaken
-        cannot be on its way any more... as far as one subscriber is told one thing after the other."""
-        marker = await self.allocate([a_person()], [a_person()], pin=None, transaction_id=f"MARK-{next(_tenants)}")
-        await self.api("DELETE", f"/greenpin/{marker['greenpin_id']}")
-        await self.told(EventKind.DEALLOCATED, greenpin_id=marker["greenpin_id"])
-        return [event.kind for event in self.events() if event.body.get("greenpin_id") != marker["greenpin_id"]]
+    async def all_events(self, kind: EventKind | None = None) -> list[Event]:
+        """What was delivered when nothing waits to be delivered any more."""
+        async with asyncio.timeout(WAIT_S):
+            while await pending_events(self.client):
+                pass
+        return self.events(kind)
 
     def _is_ours(self, event: Event) -> bool:
         return event.path == f"/{self.id}"
@@ -274,5 +283,8 @@ async def make_tenant(
     return Tenant(client, session, receiver, credentials, virtual_numbers)
 
 
-MakeTenant = Callable[..., Any]
-__all__ = ["AsyncIterator"]
+async def pending_events(client: Client) -> int:
+    """How many events wait for their delivery, of all tenants."""
+    metrics = await client.ask("GET", "/metrics")
+    [line] = [line for line in metrics.body.splitlines() if line.startswith("cordboard_events_pending ")]
+    return int(float(line.split()[1]))

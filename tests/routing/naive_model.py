@@ -163,16 +163,16 @@ def naive_decision(call: Call, world: World, now_us: int) -> Decision:
 
     usable = [(row, side) for row, side in here if may_call(row, side) and pin(row, side) is not None]
     digits_max = max((len(pin(row, side) or "") for row, side in usable), default=4)
-    # "A caller with a route" is read as one with a permitted route; see
-    # test_a_caller_whose_only_route_is_forbidden_is_no_stranger_when_the_vn_is_throttled.
-    is_throttled = call.exceeded.caller or (call.exceeded.shared and not permitted)
+    is_throttled = call.exceeded.caller or (call.exceeded.shared and not routes)
 
     # 4. No new entry.
     if not isinstance(entry, PinEntry):
-        if routes and not permitted:
-            return Refuse(Reason.DIRECTION)
-        if not any(caller not in people(row, opposite(side)) for row, side in usable):
-            return Refuse(Reason.NO_ALLOCATION)
+        # Without a new prompt the last answer is repeated, so who was asked once is asked again.
+        if progress.last_entry is LastEntry.NONE:
+            if routes and not permitted:
+                return Refuse(Reason.DIRECTION)
+            if not any(caller not in people(row, opposite(side)) for row, side in usable):
+                return Refuse(Reason.NO_ALLOCATION)
         if is_throttled:
             return Refuse(Reason.THROTTLED)
         is_empty = isinstance(entry, EmptyEntry)
@@ -188,7 +188,9 @@ def naive_decision(call: Call, world: World, now_us: int) -> Decision:
     matches = []
     if entry.pin is not None:
         matches = [(row, side) for row, side in permitted if pin(row, side) == entry.pin]
-        if not matches and not call.exceeded.shared:
+        if not matches and call.exceeded.shared:
+            matches = [(row, side) for row, side in routes if pin(row, side) == entry.pin]
+        elif not matches:
             matches = [
                 (row, side)
                 for row, side in here

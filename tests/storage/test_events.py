@@ -451,15 +451,15 @@ async def test_a_lease_that_ended_is_taken_over(database: Database) -> None:
     assert not await end(database, taken_over, End.DEAD), "an end is the end"
 
 
-async def test_a_late_retry_does_not_move_the_followers(database: Database) -> None:
+async def test_a_late_finisher_does_not_let_the_followers_pass(database: Database) -> None:
     await tell(database, new_event(), new_event())
     (late,) = await claim_due(database)
     await claim_due(database, NOW_US + LEASE_US)
-    assert not await give_back(database, late, NOW_US + 3_600 * SECOND_US)
-    assert [row["due_at"] for row in await kept(database)] == [to_datetime(NOW_US)] * 2
+    assert not await end(database, late)
+    assert [row["due_at"] for row in await kept(database)] == [to_datetime(NOW_US), None]
 
 
-async def test_a_retried_event_is_due_again_later_and_its_followers_with_it(database: Database) -> None:
+async def test_a_retried_event_is_due_again_later_and_its_followers_after_it(database: Database) -> None:
     later = NOW_US + 60 * SECOND_US
     await tell(database, new_event("a"), new_event("a"), new_event("b"))
     first, other = sorted(await claim_due(database), key=lambda claimed: claimed.subject)
@@ -468,12 +468,44 @@ async def test_a_retried_event_is_due_again_later_and_its_followers_with_it(data
     # Told while its subject waits.
     await tell(database, new_event("a"))
 
-    assert [row["due_at"] for row in await kept(database) if row["subject"] == "a"] == [
-        to_datetime(later)
-    ] * 3
+    due_at = [row["due_at"] for row in await kept(database) if row["subject"] == "a"]
+    assert due_at == [to_datetime(later), None, None]
     assert await claim_due(database, later - 1) == []
     (again,) = await claim_due(database, later)
     assert (again.seq, again.attempts) == (1, 2)
+
+
+async def test_an_event_told_while_the_one_before_is_finished_is_not_forgotten(database: Database) -> None:
+    await tell(database, new_event())
+    (first,) = await claim_due(database)
+    held = HeldOpen(database, [new_event()])
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(held.run())
+        await held.told()
+        tasks.create_task(end(database, first))
+        await until_somebody_is_blocked(database)
+        held.let_go()
+    assert [claimed.seq for claimed in await claim_due(database)] == [2]
+
+
+async def test_every_event_is_told_however_telling_and_finishing_interleave(database: Database) -> None:
+    told = 60
+
+    async def write(writer: int) -> None:
+        for turn in range(told // 3):
+            await tell(database, new_event(f"s{(writer + turn) % 2}"))
+
+    async def finish_all() -> None:
+        while await database.read(pending_count) or not writing.done():
+            for claimed in await claim_due(database, limit=1):
+                assert await end(database, claimed)
+
+    async with asyncio.TaskGroup() as tasks:
+        writers = [write(writer) for writer in range(3)]
+        writing = asyncio.gather(*writers)
+        for _ in range(3):
+            tasks.create_task(finish_all())
+    assert [row["state"] for row in await kept(database)] == ["delivered"] * told
 
 
 async def test_a_dead_event_lets_its_followers_pass(database: Database) -> None:

@@ -383,24 +383,21 @@ def _check_pins(
         if draft.a.pin and draft.b.pin and draft.a.pin != draft.b.pin:
             faults.append(_TWO_COMMON_PINS)
         return
-    faults.extend(
-        _neither(side) for side in Side if not _pin_enabled(side, settings) and not is_listed[side]
-    )
+    faults.extend(_neither(side) for side in Side if not _pin_enabled(side, settings) and not is_listed[side])
 
 
 def _check_sides(
     numbers: dict[Side, tuple[E164, ...]],
     usage: Usage,
-    a_is_listed: bool,
-    b_is_listed: bool,
+    is_listed: Mapping[Side, bool],
     faults: list[Fault],
 ) -> None:
     """What the two sides must be together. Whether a side lists anybody is asked apart from `numbers`,
     which lack those that are no numbers: a wrong number is not a missing one."""
-    if not a_is_listed and not b_is_listed:
+    if not any(is_listed.values()):
         message = "a.numbers or b.numbers must be given."
         faults.append(Fault(Code.MISSING, "a.numbers", message))
-    elif usage is Usage.ONEWAY and not b_is_listed:
+    elif usage is Usage.ONEWAY and not is_listed[Side.B]:
         message = "b.numbers must be given: with usage oneway nobody could be called."
         faults.append(Fault(Code.MISSING, "b.numbers", message))
     if set(numbers[Side.A]) & set(numbers[Side.B]):

@@ -59,23 +59,24 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
         return _readmit(call.progress.admission, virtual_number, caller, board, now_us)
 
     permitted: list[_OwnRoute] = []
-    is_forbidden = False
+    forbidden: list[_OwnRoute] = []
     if caller is not None:
-        routes = board.routes(virtual_number, caller)
-        for route in routes:
+        for route in board.routes(virtual_number, caller):
             allocation = board.allocation(route.allocation_id)
-            if allocation is None or not allocation.is_live(now_us):
+            if (
+                allocation is None
+                or not allocation.is_live(now_us)
+                or virtual_number not in allocation.party(route.side).virtual_numbers
+            ):
                 continue
-            if allocation.permits(route.side):
-                permitted.append(_OwnRoute(route, allocation))
-            else:
-                is_forbidden = True
+            own = permitted if allocation.permits(route.side) else forbidden
+            own.append(_OwnRoute(route, allocation))
         if len(permitted) == 1 and not permitted[0].route.needs_pin:
             [(route, allocation)] = permitted
             matched = Matched.MEMBER if route.is_member else Matched.LISTED
             return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
         # Nearly every call ends above, and a route proves that the VN is the tenant's.
-        if not routes and not board.has_virtual_number(virtual_number):
+        if not permitted and not forbidden and not board.has_virtual_number(virtual_number):
             return _UNKNOWN_VN
 
     if call.progress.failures >= call.rules.pin_attempts_max:
@@ -84,11 +85,14 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
     entry = call.entry
     match entry:
         case NoEntry() | EmptyEntry():
-            if is_forbidden and not permitted:
+            if call.progress.last_entry is not LastEntry.NONE:
+                # Asked before in this call: the answer is repeated, whatever has become of the PINs.
+                return _ask_again(call, virtual_number, board, now_us, has_route=bool(permitted or forbidden))
+            if forbidden and not permitted:
                 return Refuse(Reason.DIRECTION)
-            return _ask(call, virtual_number, permitted, isinstance(entry, EmptyEntry), board, now_us)
+            return _ask(call, virtual_number, board, now_us, has_route=bool(permitted))
         case PinEntry():
-            return _try_pin(call, entry, virtual_number, permitted, board, now_us)
+            return _try_pin(call, entry, virtual_number, permitted, forbidden, board, now_us)
         case unmatched:
             assert_never(unmatched)
 
@@ -111,46 +115,37 @@ def _readmit(
     return _connect(allocation, side, virtual_number, caller, board, Matched.VERIFIED_BEFORE, None)
 
 
-def _ask(
-    call: Call,
-    virtual_number: E164,
-    permitted: list[_OwnRoute],
-    was_empty: bool,
-    board: Board,
-    now_us: int,
-) -> AskPin | Refuse:
+def _ask(call: Call, virtual_number: E164, board: Board, now_us: int, *, has_route: bool) -> AskPin | Refuse:
     """Rule 4: ask, if there is a PIN that this caller could enter."""
-    digits_max = _digits_that_may_be_entered(virtual_number, call.caller, permitted, board, now_us)
-    if digits_max is None:
-        return Refuse(Reason.NO_ALLOCATION)
-    if _is_throttled(call, permitted):
+    for usable in board.usable_pins(virtual_number, now_us):
+        allocation = board.allocation(usable.allocation_id)
+        sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
+        if allocation is not None and any(
+            _may_join(side, virtual_number, call.caller, allocation, board) for side in sides
+        ):
+            return _ask_again(call, virtual_number, board, now_us, has_route=has_route)
+    return Refuse(Reason.NO_ALLOCATION)
+
+
+def _ask_again(
+    call: Call, virtual_number: E164, board: Board, now_us: int, *, has_route: bool
+) -> AskPin | Refuse:
+    if _is_throttled(call, has_route=has_route):
         return Refuse(Reason.THROTTLED)
-    empty_entries = call.progress.empty_entries + was_empty
-    if empty_entries >= EMPTY_ENTRIES_MAX:
+    was_empty = isinstance(call.entry, EmptyEntry)
+    if call.progress.empty_entries + was_empty >= EMPTY_ENTRIES_MAX:
         return Refuse(Reason.NO_INPUT)
     return AskPin(
-        digits_max=digits_max,
+        digits_max=_digits_max(virtual_number, board, now_us),
         attempts_left=call.rules.pin_attempts_max - call.progress.failures,
         last_entry=LastEntry.EMPTY if was_empty else call.progress.last_entry,
     )
 
 
-def _digits_that_may_be_entered(
-    virtual_number: E164, caller: E164 | None, permitted: list[_OwnRoute], board: Board, now_us: int
-) -> int | None:
-    """The longest PIN that may be used on the VN, or None if this caller could enter none of them."""
-    longest: int | None = None
-    for usable in board.usable_pins(virtual_number, now_us):
-        longest = longest or usable.length
-        if permitted:
-            return longest
-        allocation = board.allocation(usable.allocation_id)
-        if allocation is None:
-            continue
-        sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
-        if any(_may_join(side, virtual_number, caller, allocation, board) for side in sides):
-            return longest
-    return None
+def _digits_max(virtual_number: E164, board: Board, now_us: int) -> int:
+    """The longest PIN that may be used on the VN now, over all allocations."""
+    longest = next(iter(board.usable_pins(virtual_number, now_us)), None)
+    return DIGITS_WITHOUT_PINS if longest is None else longest.length
 
 
 def _try_pin(
@@ -158,11 +153,12 @@ def _try_pin(
     entry: PinEntry,
     virtual_number: E164,
     permitted: list[_OwnRoute],
+    forbidden: list[_OwnRoute],
     board: Board,
     now_us: int,
 ) -> Decision:
     """Rule 5: the caller's own routes first, then everybody's PINs on the VN."""
-    if _is_throttled(call, permitted):
+    if _is_throttled(call, has_route=bool(permitted or forbidden)):
         return Refuse(Reason.THROTTLED)
     if call.progress.empty_entries >= EMPTY_ENTRIES_MAX:
         return Refuse(Reason.NO_INPUT)
@@ -176,6 +172,8 @@ def _try_pin(
 
     if call.exceeded.shared:
         # Somebody is guessing on this VN or tenant: only a caller's own PIN is looked at.
+        if any(allocation.party(route.side).pin == entry.pin for route, allocation in forbidden):
+            return Refuse(Reason.DIRECTION)
         return _wrong(call, entry, virtual_number, board, now_us)
 
     is_forbidden_match = False
@@ -189,8 +187,7 @@ def _try_pin(
                 is_stranger = not _is_on(side, call.caller, held, board)
                 right = RightPin(entry.digest, Admission(held.id, side), is_stranger)
                 return _connect(held, side, virtual_number, call.caller, board, Matched.PIN, right)
-            if not held.permits(side) and _belongs(side, virtual_number, call.caller, held, board):
-                is_forbidden_match = True
+            is_forbidden_match |= _belongs(side, virtual_number, call.caller, held, board)
     if is_forbidden_match:
         return Refuse(Reason.DIRECTION)
     return _wrong(call, entry, virtual_number, board, now_us)
@@ -227,9 +224,9 @@ def _is_on(side: Side, caller: E164 | None, allocation: Allocation, board: Board
     return allocation.has_members and board.member_side(allocation.id, caller) is side
 
 
-def _is_throttled(call: Call, permitted: list[_OwnRoute]) -> bool:
+def _is_throttled(call: Call, *, has_route: bool) -> bool:
     """A full window of the caller's own stops everybody; of the VN's or tenant's, only strangers."""
-    return call.exceeded.caller or (call.exceeded.shared and not permitted)
+    return call.exceeded.caller or (call.exceeded.shared and not has_route)
 
 
 def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_us: int) -> AskPin | Refuse:
@@ -237,9 +234,7 @@ def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_
     attempts_left = call.rules.pin_attempts_max - call.progress.failures - 1
     if attempts_left <= 0:
         return Refuse(Reason.WRONG_PIN, outcome=outcome)
-    longest = next(iter(board.usable_pins(virtual_number, now_us)), None)
-    digits_max = DIGITS_WITHOUT_PINS if longest is None else longest.length
-    return AskPin(digits_max, attempts_left, LastEntry.WRONG, outcome)
+    return AskPin(_digits_max(virtual_number, board, now_us), attempts_left, LastEntry.WRONG, outcome)
 
 
 def _connect(
@@ -258,9 +253,9 @@ def _connect(
         targets += board.members(allocation.id, side.other)
     if caller in targets:
         targets = tuple(number for number in targets if number != caller)
-    if not targets:
+    shown = called.virtual_numbers
+    if not targets or not shown:
         return Refuse(Reason.NO_TARGET, allocation.id, outcome)
     # A call back must work, so the called side sees a VN of its own.
-    shown = called.virtual_numbers
     caller_id = virtual_number if virtual_number in shown else shown[0]
     return Connect(allocation.id, allocation.product, side, targets, caller_id, matched, outcome)

@@ -40,7 +40,7 @@ DIGEST_BYTES = 16
 
 def digest_of(digits: str) -> bytes:
     """Tells equal entries of one call. It hides nothing: so few digits can all be tried."""
-    return blake2b(digits.encode(), digest_size=DIGEST_BYTES).digest()
+    return blake2b(digits.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
 def clean_digits(text: str | None) -> str:
@@ -51,7 +51,7 @@ def clean_digits(text: str | None) -> str:
     """
     if text is None or text == "null":
         return ""
-    keyed = text.strip().strip('"').strip().rstrip("#")
+    keyed = text.strip(' "').rstrip("#").strip(' "')
     return "" if keyed == "null" else keyed
 
 
@@ -69,7 +69,7 @@ def entry_of(progress: Progress, digits: str, hop: Hop) -> Entry:
 
 
 def after(progress: Progress, entry: Entry, decision: Decision, hop: Hop) -> Progress:
-    """What is known of the call once `decision` is answered.
+    """What is known of the call once `decision` is answered; the last step of a hop.
 
     A recorded outcome is not counted here: the record itself says how many there are
     (`with_outcome`), so that the count holds across nodes.

@@ -38,6 +38,8 @@ class EngineProcess:
         # A log beside the data: a pipe would have to be emptied all the time.
         self.log = data_dir.with_name(f"{data_dir.name}.log")
         self.base_url = ""
+        # What the engine said before that it listens.
+        self.said: list[str] = []
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("CORDBOARD_")}
         # The board would otherwise be in shared memory and stay there when the directory is gone.
         board_dir = data_dir.with_name(f"{data_dir.name}.board")
@@ -78,16 +80,17 @@ class EngineProcess:
             )
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                line = await self._read_line()
+                while (line := await self._read_line()) and not line.startswith(READY_PREFIX):
+                    self.said.append(line)
         except BaseException as error:
             # Also when cancelled: whoever is not inside `async with` yet has nobody to clear away.
             await self.clear_away()
             if isinstance(error, TimeoutError):
-                raise EngineDidNotStart(self._said(f"not ready after {START_TIMEOUT_S:g} s")) from error
+                raise EngineDidNotStart(self._complaint(f"not ready after {START_TIMEOUT_S:g} s")) from error
             raise
-        if not line.startswith(READY_PREFIX):
+        if not line:
             code = await self.clear_away()
-            raise EngineDidNotStart(self._said(f"it ended with code {code} and said {line!r}"))
+            raise EngineDidNotStart(self._complaint(f"it ended with code {code}"))
         self.base_url = line.removeprefix(READY_PREFIX)
 
     async def stop(self) -> int | None:
@@ -148,5 +151,5 @@ class EngineProcess:
         assert self._process.stdout is not None
         return (await self._process.stdout.readline()).decode().rstrip("\n")
 
-    def _said(self, what: str) -> str:
+    def _complaint(self, what: str) -> str:
         return f"the engine did not start: {what}\n{self.last_log_lines()}"

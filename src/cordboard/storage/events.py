@@ -182,7 +182,7 @@ class End(Enum):
 
 
 async def pending_lanes(connection: Connection) -> list[Lane]:
-    """Every endpoint that has pending events. Some of these may be in hand, or wait for an earlier one."""
+    """Every endpoint that has pending events. All that are due may be in hand already."""
     lanes = []
     for cell in [row["cell"] for row in await connection.fetch(_SQL["pending_cells"])]:
         for row in await connection.fetch(_SQL["lanes"], cell):
@@ -229,23 +229,25 @@ async def claim(
 
 
 async def finish(connection: Connection, claim: Claim, end: End, last_result: str, now_us: int) -> bool:
-    """Whether the event left the outbox: not if the lease was taken over meanwhile."""
+    """Whether the event left the outbox, and the next of its subject is due: not if the lease was lost."""
+    now = to_datetime(now_us)
+    # By a statement of its own, so that the others see what was committed before the lock was ours.
+    await connection.execute(_SQL["lock_subject"], claim.cell, claim.tenant_id, claim.subject)
     done = await connection.fetchval(
-        _SQL["finish"], claim.cell, claim.id, claim.attempts, end.value, last_result, to_datetime(now_us)
+        _SQL["finish"], claim.cell, claim.id, claim.attempts, end.value, last_result, now
     )
-    return done is not None
+    if done is None:
+        return False
+    await connection.execute(_SQL["next_of_subject"], claim.cell, claim.tenant_id, claim.subject, now)
+    return True
 
 
 async def retry(connection: Connection, claim: Claim, due_at_us: int, last_result: str) -> bool:
-    """Give the event back until `due_at_us`. Nothing happens if the lease was taken over meanwhile."""
-    due_at = to_datetime(due_at_us)
-    done = await connection.fetchval(_SQL["retry"], claim.cell, claim.id, claim.attempts, due_at, last_result)
-    if done is None:
-        return False
-    await connection.execute(
-        _SQL["postpone_followers"], claim.cell, claim.tenant_id, claim.subject, claim.seq, due_at
+    """Whether the event was given back, to be due again at `due_at_us`: not if the lease was lost."""
+    done = await connection.fetchval(
+        _SQL["retry"], claim.cell, claim.id, claim.attempts, to_datetime(due_at_us), last_result
     )
-    return True
+    return done is not None
 
 
 async def pending_count(connection: Connection) -> int:

@@ -1,0 +1,65 @@
+"""Allocations and their members, read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+
+from cordboard.clock import to_instant_us
+from cordboard.routing.allocate import Standing
+from cordboard.routing.model import Side, State
+from cordboard.routing.numbers import E164
+from cordboard.storage import feed
+from cordboard.storage.allocations.rows import side_of
+from cordboard.storage.database import Connection
+from cordboard.storage.queries import load
+
+_SQL: Final = load("allocations")
+
+
+class Found(NamedTuple):
+    tenant_no: int
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    number: E164
+    side: Side
+    joined_at_us: int
+
+
+async def find(connection: Connection, cell: int, ids: Sequence[UUID]) -> dict[UUID, Found]:
+    rows = await connection.fetch(_SQL["standing"], cell, ids)
+    return {row["id"]: Found(row["tenant_no"], _standing(row)) for row in rows}
+
+
+async def members(connection: Connection, cell: int, allocation_id: UUID) -> list[Member]:
+    """Who joined, in the order of joining."""
+    rows = await connection.fetch(_SQL["members"], cell, allocation_id)
+    return [
+        Member(E164(row["number"]), side_of(row["side"]), to_instant_us(row["joined_at"])) for row in rows
+    ]
+
+
+def _standing(row: asyncpg.Record) -> Standing:
+    return Standing(
+        tenant_id=row["tenant_id"],
+        client_id=row["client_id"],
+        allocation=feed.allocation_of(row),
+        state=State(row["state"]),
+        version=row["version"],
+        cool_off_s=row["cool_off_s"],
+        created_at_us=to_instant_us(row["created_at"]),
+    )
+
+
+async def lock_many(connection: Connection, cell: int, ids: Iterable[UUID]) -> dict[UUID, Found]:
+    """Allocations with their rows locked in the order in which everybody locks them."""
+    in_order = sorted(set(ids))
+    await connection.execute(_SQL["lock_active"], cell, in_order, None)
+    return await find(connection, cell, in_order)

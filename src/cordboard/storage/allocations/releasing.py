@@ -1,0 +1,163 @@
+"""Allocations released, by request or at their end: once each, with their one event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from cordboard.clock import to_datetime
+from cordboard.routing.allocate import Standing
+from cordboard.routing.changes import (
+    AllocationReleased,
+    Change,
+)
+from cordboard.routing.model import State
+from cordboard.storage import feed
+from cordboard.storage.allocations.reading import find
+from cordboard.storage.allocations.rows import (
+    delete_routes,
+)
+from cordboard.storage.database import Connection
+from cordboard.storage.events import NewEvent, add_events
+from cordboard.storage.facts import DeallocatedFacts
+from cordboard.storage.feed import Position
+from cordboard.storage.queries import load
+
+_SQL: Final = load("allocations")
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequest:
+    tenant_id: str
+    allocation_id: UUID
+
+
+class Released(NamedTuple):
+    standing: Standing
+    position: Position
+
+
+class ReleasedBefore(NamedTuple):
+    """Vaulted already, or past its end."""
+
+
+class Unknown(NamedTuple):
+    """No allocation of this tenant."""
+
+
+ReleaseResult = Released | ReleasedBefore | Unknown
+
+
+async def release(
+    connection: Connection, cell: int, requests: Sequence[ReleaseRequest], now_us: int
+) -> list[ReleaseResult]:
+    """Release by request. What is past its end counts as released before, by its policy."""
+    ids = sorted({request.allocation_id for request in requests})
+    await connection.execute(_SQL["lock_active"], cell, ids, None)
+    found = await find(connection, cell, ids)
+    theirs = {
+        request.allocation_id
+        for request in requests
+        if request.allocation_id in found
+        and found[request.allocation_id].standing.tenant_id == request.tenant_id
+    }
+    active = {id for id in theirs if found[id].standing.state is State.ACTIVE}
+    ended = {id for id in active if not found[id].standing.allocation.is_live(now_us)}
+    changes = await _release(connection, cell, sorted(ended), now_us, ended_only=True)
+    changes += await _release(connection, cell, sorted(active - ended), now_us, ended_only=False)
+    position = await feed.append(connection, cell, changes, now_us) if changes else None
+    results: list[ReleaseResult] = []
+    told: set[UUID] = set()
+    for request in requests:
+        id = request.allocation_id
+        if id not in theirs:
+            results.append(Unknown())
+        elif id in active - ended and id not in told:
+            assert position is not None
+            told.add(id)
+            standing = found[id].standing
+            results.append(Released(_vaulted(standing), position))
+        else:
+            results.append(ReleasedBefore())
+    return results
+
+
+async def ended_ids(connection: Connection, now_us: int, limit_per_cell: int) -> dict[int, list[UUID]]:
+    """Cell → active allocations past their end."""
+    ended: dict[int, list[UUID]] = {}
+    for row in await connection.fetch(_SQL["ended"], to_datetime(now_us), limit_per_cell):
+        ended.setdefault(row["cell"], []).append(row["id"])
+    return ended
+
+
+async def release_ended(
+    connection: Connection, cell: int, ids: Sequence[UUID], now_us: int
+) -> Position | None:
+    """Release those that are active and past their end; somebody else may have been first."""
+    changes = await release_changes(connection, cell, ids, now_us)
+    return await feed.append(connection, cell, changes, now_us) if changes else None
+
+
+async def release_changes(
+    connection: Connection, cell: int, ids: Sequence[UUID], now_us: int
+) -> list[Change]:
+    """Release ended allocations as a part of a larger change, whose feed rows the caller writes."""
+    return await _release(connection, cell, ids, now_us, ended_only=True)
+
+
+async def _release(
+    connection: Connection, cell: int, ids: Sequence[UUID], now_us: int, *, ended_only: bool
+) -> list[Change]:
+    """Vault the active ones among `ids`, with their one event; returns what the feed should tell."""
+    if not ids:
+        return []
+    locked = await connection.fetch(
+        _SQL["lock_active"], cell, ids, to_datetime(now_us) if ended_only else None
+    )
+    ids = [row["id"] for row in locked]
+    if not ids:
+        return []
+    found = await find(connection, cell, ids)
+    cause = "expired" if ended_only else "requested"
+    await connection.execute(_SQL["release"], cell, ids, cause, to_datetime(now_us))
+    await delete_routes(connection, cell, ids)
+    await connection.execute(_SQL["lock_pins"], cell, ids)
+    await connection.execute(_SQL["cool_pins"], cell, ids)
+    await connection.execute(_SQL["delete_pins"], cell, ids)
+    await add_events(connection, cell, [_deallocated(found[id].standing) for id in ids], now_us)
+    return [
+        AllocationReleased(
+            found[id].tenant_no, found[id].standing.version + 1, found[id].standing.allocation.id
+        )
+        for id in ids
+    ]
+
+
+def _vaulted(standing: Standing) -> Standing:
+    return Standing(
+        tenant_id=standing.tenant_id,
+        client_id=standing.client_id,
+        allocation=standing.allocation,
+        state=State.VAULT,
+        version=standing.version + 1,
+        cool_off_s=standing.cool_off_s,
+        created_at_us=standing.created_at_us,
+    )
+
+
+def _deallocated(standing: Standing) -> NewEvent:
+    allocation = standing.allocation
+    return NewEvent(
+        tenant_id=standing.tenant_id,
+        subject=str(UUID(bytes=allocation.id)),
+        product=allocation.product,
+        facts=DeallocatedFacts(
+            transaction_id=standing.client_id,
+            allocation_id=allocation.id,
+            usage=allocation.usage,
+            a=allocation.a,
+            b=allocation.b,
+        ),
+    )

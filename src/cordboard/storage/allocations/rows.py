@@ -1,0 +1,167 @@
+"""The rows that an allocation stands on: routes with their lines, and claims of PINs.
+
+They are put in with ON CONFLICT DO NOTHING, in the order of their keys, and whoever misses one has lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from cordboard.clock import to_datetime
+from cordboard.routing.allocate import side_key
+from cordboard.routing.model import Allocation, Party, Side
+from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.pins import pins_on
+from cordboard.storage.database import Connection
+from cordboard.storage.queries import load
+
+_SQL: Final = load("allocations")
+
+
+class Route(NamedTuple):
+    virtual_number: E164
+    number: E164
+    allocation_id: UUID
+    side: Side
+    needs_pin: bool
+
+
+class Claim(NamedTuple):
+    virtual_number: E164
+    pin: Pin
+    allocation_id: UUID
+    side: Side | None
+
+
+class ClientIdTaken(NamedTuple):
+    """The tenant has an active allocation with this client id."""
+
+
+class NumberTaken(NamedTuple):
+    """On that VN the number has a route that leaves no room for this one."""
+
+    virtual_number: E164
+    number: E164
+
+
+class PinTaken(NamedTuple):
+    """On that VN the PIN is somebody else's, or still cools."""
+
+    virtual_number: E164
+    pin: Pin
+
+
+Taken = ClientIdTaken | NumberTaken | PinTaken
+
+
+async def add_routes(connection: Connection, cell: int, routes: Sequence[Route]) -> list[Route]:
+    """Put in the routes that the rule "one without PIN, or many with" allows; returns the others."""
+    if not routes:
+        return []
+    wanted: dict[tuple[E164, E164], bool] = {}
+    for route in routes:
+        wanted.setdefault((route.virtual_number, route.number), route.needs_pin)
+    lines = await connection.fetch(
+        _SQL["hold_lines"],
+        cell,
+        [virtual_number for virtual_number, _ in wanted],
+        [number for _, number in wanted],
+        list(wanted.values()),
+    )
+    needs_pin = {(row["virtual_number"], row["number"]): row["needs_pin"] for row in lines}
+    fitting = [route for route in routes if needs_pin[route.virtual_number, route.number] == route.needs_pin]
+    rows = await connection.fetch(
+        _SQL["insert_routes"],
+        cell,
+        [route.virtual_number for route in fitting],
+        [route.number for route in fitting],
+        [route.allocation_id for route in fitting],
+        [side_key(route.side) for route in fitting],
+        [route.needs_pin for route in fitting],
+    )
+    inserted = {(row["virtual_number"], row["number"], row["allocation_id"]) for row in rows}
+    return [
+        route for route in routes if (route.virtual_number, route.number, route.allocation_id) not in inserted
+    ]
+
+
+async def claim_pins(connection: Connection, cell: int, claims: Sequence[Claim], now_us: int) -> list[Claim]:
+    """Claim the PINs that are free; returns the claims that were refused."""
+    # One statement cannot touch a row twice: of two claims of one batch the first stands.
+    first = {(claim.virtual_number, claim.pin): claim for claim in reversed(claims)}
+    if not first:
+        return []
+    rows = await connection.fetch(
+        _SQL["claim_pins"],
+        cell,
+        [virtual_number for virtual_number, _ in first],
+        [pin.digits for _, pin in first],
+        [claim.allocation_id for claim in first.values()],
+        ["both" if claim.side is None else side_key(claim.side) for claim in first.values()],
+        to_datetime(now_us),
+    )
+    claimed = {(row["virtual_number"], row["pin"], row["allocation_id"]) for row in rows}
+    return [
+        claim
+        for claim in claims
+        if (claim.virtual_number, claim.pin.digits, claim.allocation_id) not in claimed
+    ]
+
+
+async def delete_routes(connection: Connection, cell: int, ids: Sequence[UUID]) -> None:
+    rows = await connection.fetch(_SQL["delete_routes"], cell, ids)
+    await drop_idle_lines(connection, cell, [(row["virtual_number"], row["number"]) for row in rows])
+
+
+async def drop_idle_lines(connection: Connection, cell: int, left: Iterable[tuple[int, int]]) -> None:
+    """The last route takes its line away, under the line's lock."""
+    lines = columns_of(sorted(set(left)), 2)
+    if lines[0]:
+        await connection.execute(_SQL["lock_lines"], cell, *lines)
+        await connection.execute(_SQL["delete_idle_lines"], cell, *lines)
+
+
+async def drop_routes(connection: Connection, cell: int, routes: Iterable[Route]) -> None:
+    gone = sorted((route.virtual_number, route.number, route.allocation_id) for route in routes)
+    if gone:
+        lines = columns_of([(virtual_number, number) for virtual_number, number, _ in gone], 2)
+        await connection.execute(_SQL["lock_lines"], cell, *lines)
+        await connection.execute(_SQL["delete_some_routes"], cell, *columns_of(gone, 3))
+
+
+def listed_routes(allocation: Allocation) -> list[Route]:
+    id = UUID(bytes=allocation.id)
+    return [
+        Route(virtual_number, number, id, side, party.listed_need_pin)
+        for side, party in _parties(allocation)
+        for virtual_number in party.virtual_numbers
+        for number in party.numbers
+    ]
+
+
+def claims(allocation: Allocation) -> list[Claim]:
+    id = UUID(bytes=allocation.id)
+    return [Claim(virtual_number, pin, id, side) for virtual_number, pin, side in pins_on(allocation)]
+
+
+def _parties(allocation: Allocation) -> tuple[tuple[Side, Party], ...]:
+    return ((Side.A, allocation.a), (Side.B, allocation.b))
+
+
+def side_of(key: str) -> Side:
+    return Side[key.upper()]
+
+
+def pin_text(pin: Pin | None) -> str | None:
+    return None if pin is None else pin.digits
+
+
+def array_text(numbers: Sequence[E164]) -> str:
+    return "{" + ",".join(number.plus[1:] for number in numbers) + "}"
+
+
+def columns_of(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    """Rows as the columns that unnest takes."""
+    return [[row[column] for row in rows] for column in range(width)]

@@ -1,0 +1,193 @@
+"""What goes wrong as the REST API words it: a code of exotel.md 8.8, its HTTP status, an envelope.
+
+Every exception that a handler may raise ends in `problem_of`; nothing that a client reads is made from
+the text of an exception that we did not write.
+"""
+
+from __future__ import annotations
+
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+
+from cordboard.routing.allocate import Code, Unacceptable
+from cordboard.storage.allocations import AlreadyReleased, NotFound
+from cordboard.storage.database import CommitUnknown, DatabaseAway
+from cordboard.storage.provisioning import (
+    HasLiveAllocations,
+    NoSuchCredential,
+    NoSuchTenant,
+    NoSuchVirtualNumber,
+    TenantExists,
+)
+from cordboard.switchboard.allocating import KeyTaken, StillRunning
+from cordboard.web.envelope import envelope, response
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+STATUS_OF: Final[Mapping[Code, int]] = {
+    Code.INTERNAL: 500,
+    Code.NOT_FOUND: 404,
+    Code.MISSING: 400,
+    Code.NOTHING_FREE: 452,
+    Code.BAD: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.NOT_PERMITTED: 403,
+    Code.VERSION: 400,
+    Code.ALL_DUPLICATES: 409,
+    Code.BOTH_SIDES: 409,
+    Code.BAD_NUMBER: 400,
+    Code.TOO_MANY: 413,
+    Code.CLIENT_ID_TAKEN: 409,
+    Code.PIN_OR_NUMBER_TAKEN: 409,
+    Code.DELETED: 410,
+}
+
+# What a client may try again at once, and no sooner.
+RETRY_SOON: Final = {"Retry-After": "1"}
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An answer that says why not. `status` is the code's own unless a case needs another."""
+
+    code: Code
+    message: str
+    status: int = 0
+    data: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.status:
+            object.__setattr__(self, "status", STATUS_OF[self.code])
+
+
+class Refused(Exception):
+    """Raised by handlers for what has no exception of its own further inside."""
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        status: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.problem = Problem(code, message, status, headers=headers or {})
+
+
+def problem_of(error: Exception) -> Problem:
+    """What to answer. An exception that nobody foresaw is logged, without its text and values."""
+    match error:
+        case Refused(problem=problem):
+            return problem
+        case Unacceptable(fault=fault):
+            return Problem(fault.code, fault.message)
+        case NotFound():
+            return Problem(Code.NOT_FOUND, "greenpin_id: this tenant has no such allocation.")
+        case AlreadyReleased():
+            return Problem(Code.DELETED, "greenpin_id: the allocation is already deleted.")
+        case KeyTaken():
+            message = "Idempotency-Key: it was used for another body."
+            return Problem(Code.CLIENT_ID_TAKEN, message)
+        case StillRunning():
+            message = "Idempotency-Key: the first request under it is still running."
+            return Problem(Code.CLIENT_ID_TAKEN, message, headers=RETRY_SOON)
+        case TenantExists():
+            return Problem(Code.CLIENT_ID_TAKEN, "id: there is a tenant of this id.")
+        case NoSuchTenant():
+            return Problem(Code.NOT_FOUND, "There is no such tenant.")
+        case NoSuchVirtualNumber():
+            return Problem(Code.NOT_FOUND, "number: the tenant has no such virtual number.")
+        case NoSuchCredential():
+            return Problem(Code.NOT_FOUND, "The tenant has nothing under this id.")
+        case HasLiveAllocations(count=count):
+            what = "1 live allocation stands" if count == 1 else f"{count} live allocations stand"
+            return Problem(
+                Code.CLIENT_ID_TAKEN,
+                f"{what} in the way; nothing was deleted.",
+                data={"live_allocations": count},
+            )
+        case DatabaseAway():
+            message = "The database cannot be reached; nothing was changed."
+            return Problem(Code.INTERNAL, message, 503, headers=RETRY_SOON)
+        case CommitUnknown():
+            message = (
+                "The connection to the database was lost during the commit, so it cannot be known whether the"
+                " change was made. Repeat a POST with the same Idempotency-Key, or look with GET."
+            )
+            return Problem(Code.INTERNAL, message, 503, headers=RETRY_SOON)
+        case _:
+            _log.error("http.fault", error=type(error).__name__, stack=_stack_of(error))
+            return Problem(Code.INTERNAL, "Internal error; it was logged.")
+
+
+def refusal(problem: Problem, request_id: str, method: str) -> web.Response:
+    body = envelope(
+        request_id,
+        method,
+        success=False,
+        status=problem.status,
+        code=problem.code,
+        message=problem.message,
+        data=problem.data,
+    )
+    return response(problem.status, body, problem.headers)
+
+
+def new_request_id() -> str:
+    return secrets.token_hex(16)
+
+
+@web.middleware
+async def envelope_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Put what no route takes into an envelope. Routes word their own errors, so a request that has a
+    route pays for one look at an attribute."""
+    unrouted = request.match_info.http_exception
+    if unrouted is None or not _is_of_the_api(request.path):
+        return await handler(request)
+    match unrouted:
+        case web.HTTPMethodNotAllowed(allowed_methods=allowed_methods):
+            allowed = ", ".join(sorted(allowed_methods))
+            message = f"The method {request.method} has no meaning here; there are {allowed}."
+            problem = Problem(Code.BAD, message, 405, headers={"Allow": allowed})
+        case _:
+            problem = Problem(Code.NOT_FOUND, "There is nothing under this path.", unrouted.status)
+    return refusal(problem, new_request_id(), request.method)
+
+
+def _is_of_the_api(path: str) -> bool:
+    """`/admin/v1` and `/v1/tenants/{tenant}`, but not its `/exotel`, where platforms read plain text."""
+    match path.split("/", 5):
+        case ["", "v1", "tenants", _, "exotel", *_]:
+            return False
+        case ["", "v1", "tenants", *_] | ["", "admin", "v1", *_]:
+            return True
+        case _:
+            return False
+
+
+async def expect_continue(request: web.Request) -> web.StreamResponse | None:
+    """`Expect: 100-continue` is met, and any other expectation refused in an envelope."""
+    if request.headers["Expect"].lower() != "100-continue":
+        problem = Problem(Code.BAD, "Expect: only 100-continue can be expected.", 417)
+        return refusal(problem, new_request_id(), request.method)
+    if request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # Nothing of the answer itself was sent yet.
+        request.writer.output_size = 0
+    return None
+
+
+def _stack_of(error: BaseException) -> list[str]:
+    """Where it was raised, in words that hold no value of a variable."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
