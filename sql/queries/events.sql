@@ -25,17 +25,18 @@ RETURNING tenant_id, subject, seq;
 
 -- name: insert
 -- Only the first pending event of a subject is due. The lock on the subject keeps that true: here nobody
--- can finish that event meanwhile, and who finishes it finds this one.
+-- can finish that event meanwhile, and who finishes it finds this one. A minimum and not NOT EXISTS, which
+-- may be planned as a join with everything that is pending.
 INSERT INTO event (cell, id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts, state,
     due_at, created_at)
 SELECT $1, new.id, new.tenant_id, new.subject, new.seq, new.product, new.kind, new.endpoint_key, new.endpoint,
     new.facts, 'pending',
-    CASE WHEN new.seq = min(new.seq) OVER (PARTITION BY new.tenant_id, new.subject) AND NOT EXISTS (
-        SELECT 1
+    CASE WHEN new.seq = min(new.seq) OVER (PARTITION BY new.tenant_id, new.subject) AND (
+        SELECT min(earlier.seq)
         FROM event AS earlier
         WHERE earlier.cell = $1 AND earlier.tenant_id = new.tenant_id AND earlier.subject = new.subject
             AND earlier.state = 'pending'
-    ) THEN $11::timestamptz END,
+    ) IS NULL THEN $11::timestamptz END,
     $11
 FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
         $10::jsonb[])
@@ -96,12 +97,11 @@ WITH due AS MATERIALIZED (
         WHERE event.cell = $1 AND event.tenant_id = lane.tenant_id AND event.endpoint_key = lane.endpoint_key
             AND event.state = 'pending' AND event.due_at <= $4
             AND (event.leased_until IS NULL OR event.leased_until <= $4)
-            AND NOT EXISTS (
-                SELECT 1
-                FROM event AS earlier
-                WHERE earlier.cell = $1 AND earlier.tenant_id = event.tenant_id
-                    AND earlier.subject = event.subject AND earlier.seq < event.seq
-                    AND earlier.state = 'pending'
+            AND event.seq = (
+                SELECT min(pending.seq)
+                FROM event AS pending
+                WHERE pending.cell = $1 AND pending.tenant_id = event.tenant_id
+                    AND pending.subject = event.subject AND pending.state = 'pending'
             )
         ORDER BY event.cell, event.tenant_id, event.endpoint_key, event.due_at
         LIMIT $6

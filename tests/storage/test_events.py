@@ -496,13 +496,12 @@ async def test_every_event_is_told_however_telling_and_finishing_interleave(data
             await tell(database, new_event(f"s{(writer + turn) % 2}"))
 
     async def finish_all() -> None:
-        while await database.read(pending_count) or not writing.done():
+        while not all(task.done() for task in writing) or await database.read(pending_count):
             for claimed in await claim_due(database, limit=1):
                 assert await end(database, claimed)
 
     async with asyncio.TaskGroup() as tasks:
-        writers = [write(writer) for writer in range(3)]
-        writing = asyncio.gather(*writers)
+        writing = [tasks.create_task(write(writer)) for writer in range(3)]
         for _ in range(3):
             tasks.create_task(finish_all())
     assert [row["state"] for row in await kept(database)] == ["delivered"] * told

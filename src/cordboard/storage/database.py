@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
+
 from cordboard.storage.queries import sql_directory
 
 if TYPE_CHECKING:

@@ -65,6 +65,4 @@ def envelope(
 
 
 def response(status: int, body: bytes, headers: Mapping[str, str]) -> web.Response:
-    return web.Response(
-        status=status, reason=REASONS.get(status), body=body, headers={**_HEADERS, **headers}
-    )
+    return web.Response(status=status, reason=REASONS.get(status), body=body, headers={**_HEADERS, **headers})

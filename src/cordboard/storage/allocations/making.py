@@ -15,6 +15,7 @@ from cordboard.routing.changes import (
 )
 from cordboard.routing.model import Allocation, Side
 from cordboard.storage import feed
+from cordboard.storage.allocations.releasing import release_changes
 from cordboard.storage.allocations.rows import (
     ClientIdTaken,
     NumberTaken,
