@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
-import aiohttp
 import orjson
 import pytest
 
+from cordboard.clock import SECOND_US, SystemClock
 from cordboard.simulator.client import Answer, Client
 from cordboard.simulator.receiver import EventKind
+from cordboard.simulator.wire import as_start_time
 
 from .conftest import MakeTenant
 from .world import PIN, WRONG_PINS, Tenant, a_line, a_person
@@ -96,7 +97,7 @@ async def test_the_example_of_the_page_answers_every_key_of_the_page(new_tenant:
         "state": "active",
     }
     assert len(greenpin_id) == 36
-    assert datetime.strptime(deallocation_time, "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - as documented.
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", deallocation_time)
     got = await tenant.api("GET", f"/greenpin/{greenpin_id}")
     assert got.data == {**data, "greenpin_id": greenpin_id, "deallocation_time": deallocation_time}
     update = orjson.loads(PAGE_EXAMPLE)
@@ -114,15 +115,11 @@ async def test_the_example_of_the_page_answers_every_key_of_the_page(new_tenant:
 async def test_a_duration_has_four_units_and_its_key_two_spellings(
     tenant: Tenant, key: str, duration: str, seconds: int
 ) -> None:
-    timed = (await tenant.create(order(tenant, **{key: {"duration": duration}}))).data
-    base = (await tenant.create(order(tenant, b={"numbers": [a_person()]}, **{key: {"duration": "1d"}}))).data
-    apart = _moment(timed["deallocation_time"]) - _moment(base["deallocation_time"])
-    # The two were made within the same two seconds.
-    assert abs(apart.total_seconds() - (seconds - 86_400)) <= 2
-
-
-def _moment(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - as documented.
+    earliest_us = SystemClock().now_us() + seconds * SECOND_US
+    made = await tenant.create(order(tenant, **{key: {"duration": duration}}))
+    latest_us = SystemClock().now_us() + seconds * SECOND_US
+    # Account-local time, to the second.
+    assert as_start_time(earliest_us) <= made.data["deallocation_time"] <= as_start_time(latest_us)
 
 
 async def test_without_an_end_there_is_no_deallocation_time(new_tenant: MakeTenant) -> None:
@@ -240,7 +237,6 @@ async def test_settings_are_kept_as_they_were_set(tenant: Tenant) -> None:
     ("changed", "code", "field"),
     [
         ({"transaction_id": None}, 3, "transaction_id"),
-        ({"transaction_id": ""}, 3, "transaction_id"),
         ({"transaction_id": 17}, 5, "transaction_id"),
         ({"a": {"numbers": ["9800000999"]}, "b": {"numbers": ["9800000998"]}}, 3, "vns"),
         ({"a": None, "b": None}, 3, ""),
@@ -444,9 +440,8 @@ async def test_a_create_that_failed_may_be_tried_again_under_its_key(tenant: Ten
     assert (await tenant.create(order(tenant), headers=key)).status == 200
 
 
-@pytest.mark.parametrize("key", ["k" * 256, ""])
-async def test_an_idempotency_key_has_a_length(tenant: Tenant, key: str) -> None:
-    answer = await tenant.create(order(tenant), headers={"Idempotency-Key": key})
+async def test_an_idempotency_key_has_a_length(tenant: Tenant) -> None:
+    answer = await tenant.create(order(tenant), headers={"Idempotency-Key": "k" * 256})
     is_error(answer, 400, 5, "Idempotency-Key")
 
 
@@ -494,15 +489,14 @@ async def test_a_request_line_may_have_64_kib_and_no_more(tenant: Tenant) -> Non
     assert await call.select() == "connect"
 
 
-async def test_requests_that_cannot_be_read_are_answered_and_stop_nobody(
-    client: Client, session: aiohttp.ClientSession
-) -> None:
-    host, port = session and client.base_url.removeprefix("http://").split(":")
+async def test_requests_that_cannot_be_read_stop_nobody(client: Client) -> None:
+    host, port = client.base_url.removeprefix("http://").split(":")
     for junk in (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 10 + b"X\r\n\r\n"):
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(junk)
         writer.write_eof()
-        assert (await reader.read()).startswith((b"HTTP/1.1 400", b""))
+        answered = await reader.read()
+        assert not answered or answered.startswith(b"HTTP/1.1 400 ")
         writer.close()
         await writer.wait_closed()
     assert (await client.ask("GET", "/healthz")).status == 200

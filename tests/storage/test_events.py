@@ -4,59 +4,182 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
 import pytest
-import pytest_asyncio
 
 from cordboard.clock import SECOND_US, to_datetime
-from cordboard.routing.model import Product
+from cordboard.routing.model import AllocationId, Party, Product, Usage
+from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.events import (
     Claim,
     End,
+    Lane,
     NewEvent,
     add_events,
+    claim,
     endpoint_key,
     finish,
     pending_count,
     pending_lanes,
     retry,
 )
-from cordboard.storage.facts import EventKind
-from tests.webhooks.outbox import (
-    GIVE_UP_S,
-    LEASE_US,
-    NOW_US,
-    call_completed,
-    claim_due,
-    deallocated,
-    emptied,
-    kept,
-    new_event,
-    set_subscriber,
-    set_tenant,
-    started_database,
-    tell,
-    verification_failed,
+from cordboard.storage.facts import (
+    CallCompletedFacts,
+    DeallocatedFacts,
+    EventKind,
+    Facts,
+    VerificationFailedFacts,
+    VerifiedFacts,
 )
 
+NOW_US = 1_636_432_755 * SECOND_US
+LEASE_US = 30 * SECOND_US
+# Only there so that a broken test ends.
+GIVE_UP_S = 60
+
 URL = "https://subscriber.example/events"
+ENDPOINT_KEYS = {endpoint_key(product, kind) for product in Product for kind in EventKind}
+
+ALLOCATION = AllocationId(bytes(range(16)))
+VIRTUAL_NUMBER = E164(916292134464)
+CALLER = E164(917987686144)
+PIN = Pin("0713")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
-    async with started_database(tmp_path_factory.mktemp("events")) as database:
-        yield database
+@pytest.fixture(scope="module")
+async def outbox(new_database: Callable[[], Awaitable[Database]]) -> Database:
+    """One database for all tests of this file, with whatever the last one left in it."""
+    return await new_database()
 
 
-@pytest_asyncio.fixture
-async def database(server: Database) -> Database:
-    database = await emptied(server)
-    await set_subscriber(database, "acme", URL)
-    return database
+@pytest.fixture
+async def database(outbox: Database) -> Database:
+    # TRUNCATE would make new files, and wait for the disk, before every test.
+    async def delete(connection: Connection) -> None:
+        for table in ("event", "event_once", "event_subject", "tenant"):
+            await connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words.
+
+    await outbox.write(delete)
+    await set_subscriber(outbox, "acme", URL)
+    return outbox
+
+
+async def set_tenant(database: Database, tenant_id: str, settings: dict[str, Any], cell: int = 0) -> None:
+    async def write(connection: Connection) -> None:
+        await connection.execute(
+            "INSERT INTO tenant (cell, id, settings, created_at) VALUES ($1, $2, $3, $4)"
+            " ON CONFLICT (id) DO UPDATE SET settings = excluded.settings",
+            cell,
+            tenant_id,
+            settings,
+            to_datetime(NOW_US),
+        )
+
+    await database.write(write)
+
+
+async def set_subscriber(database: Database, tenant_id: str, url: str, cell: int = 0) -> None:
+    """The tenant wants to be told everything, at one address."""
+    await set_tenant(database, tenant_id, dict.fromkeys(ENDPOINT_KEYS, url), cell)
+
+
+def verified() -> VerifiedFacts:
+    return VerifiedFacts(
+        transaction_id="order",
+        allocation_id=ALLOCATION,
+        virtual_number=VIRTUAL_NUMBER,
+        caller=CALLER,
+        pin=PIN,
+        call_sid="sid",
+    )
+
+
+def verification_failed() -> VerificationFailedFacts:
+    return VerificationFailedFacts(
+        start_time=None,
+        at_us=NOW_US,
+        timezone="IST",
+        caller=None,
+        virtual_number=VIRTUAL_NUMBER,
+        call_sid="sid",
+        pin=PIN,
+    )
+
+
+def deallocated(transaction_id: str = "order") -> DeallocatedFacts:
+    party = Party((CALLER,), (VIRTUAL_NUMBER,), PIN, listed_need_pin=True)
+    return DeallocatedFacts(
+        transaction_id=transaction_id, allocation_id=ALLOCATION, usage=Usage.TWOWAY, a=party, b=party
+    )
+
+
+def call_completed() -> CallCompletedFacts:
+    return CallCompletedFacts(
+        transaction_id="order",
+        allocation_id=ALLOCATION,
+        call_sid="sid",
+        virtual_number=VIRTUAL_NUMBER,
+        caller=CALLER,
+        called=None,
+        call_type="incomplete",
+        start_time="2021-11-09 10:09:15",
+        at_us=NOW_US,
+        timezone="IST",
+        dial_call_duration_s=0,
+        on_call_duration_s=0,
+        recording_url=None,
+        dial_call_status=None,
+    )
+
+
+def new_event(
+    subject: str = "subject",
+    facts: Facts | None = None,
+    *,
+    tenant_id: str = "acme",
+    once_key: str | None = None,
+) -> NewEvent:
+    return NewEvent(
+        tenant_id=tenant_id,
+        subject=subject,
+        product=Product.GREENPIN,
+        facts=facts or verified(),
+        once_key=once_key,
+    )
+
+
+async def tell(database: Database, *events: NewEvent, cell: int = 0, now_us: int = NOW_US) -> None:
+    await database.write(lambda connection: add_events(connection, cell, events, now_us))
+
+
+async def claim_due(
+    database: Database, now_us: int = NOW_US, lease_us: int = LEASE_US, limit: int = 100
+) -> list[Claim]:
+    """Claim from every lane, cell by cell, like a sender with room for everything."""
+    lanes = await database.read(pending_lanes)
+    claims: list[Claim] = []
+    for cell in sorted({lane.cell for lane in lanes}):
+        mine = [lane for lane in lanes if lane.cell == cell]
+
+        async def work(connection: Connection, mine: Sequence[Lane] = mine) -> list[Claim]:
+            return await claim(connection, mine, now_us, lease_us, limit)
+
+        claims += await database.write(work)
+    return claims
+
+
+async def kept(database: Database) -> list[asyncpg.Record]:
+    """Every event of the outbox, by subject and number."""
+    return await database.read(
+        lambda connection: connection.fetch(
+            "SELECT tenant_id, subject, seq, kind, endpoint_key, endpoint, facts, state, attempts, due_at,"
+            " leased_until, last_result, finished_at FROM event ORDER BY tenant_id, subject, seq"
+        )
+    )
 
 
 async def seqs(database: Database) -> list[tuple[str, int]]:
@@ -496,7 +619,7 @@ async def test_every_event_is_told_however_telling_and_finishing_interleave(data
             await tell(database, new_event(f"s{(writer + turn) % 2}"))
 
     async def finish_all() -> None:
-        while not all(task.done() for task in writing) or await database.read(pending_count):
+        while not all(task.done() for task in writing) or await database.read(pending_count) > 0:
             for claimed in await claim_due(database, limit=1):
                 assert await end(database, claimed)
 

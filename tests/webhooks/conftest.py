@@ -1,26 +1,26 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-import pytest_asyncio
 
 from cordboard.storage.database import Database
-from tests.webhooks.outbox import Subscriber, emptied, started_database, subscribed
+
+from .outbox import Subscriber, emptied, subscribed
 
 
-@pytest_asyncio.fixture(scope="session")
-async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Database]:
-    async with started_database(tmp_path_factory.mktemp("outbox")) as database:
-        yield database
+@pytest.fixture(scope="session")
+async def outbox(new_database: Callable[[], Awaitable[Database]]) -> Database:
+    """One database for all tests of this directory, with whatever the last one left in it."""
+    return await new_database()
 
 
-@pytest_asyncio.fixture
-async def database(server: Database) -> Database:
-    return await emptied(server)
+@pytest.fixture
+async def database(outbox: Database) -> Database:
+    return await emptied(outbox)
 
 
-@pytest_asyncio.fixture
+@pytest.fixture
 async def subscriber() -> AsyncIterator[Subscriber]:
     async with subscribed() as listening:
         yield listening

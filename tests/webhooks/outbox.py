@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,8 +16,7 @@ from cordboard.clock import SECOND_US, to_datetime
 from cordboard.routing.model import AllocationId, Party, Product, Usage
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.database import Connection, Database
-from cordboard.storage.embedded import EmbeddedPostgres
-from cordboard.storage.events import Claim, NewEvent, add_events, claim, pending_lanes
+from cordboard.storage.events import NewEvent, add_events
 from cordboard.storage.facts import (
     CallCompletedFacts,
     DeallocatedFacts,
@@ -29,7 +27,6 @@ from cordboard.storage.facts import (
 
 # 2021-11-09T04:39:15Z, a moment of the reference page.
 NOW_US: Final = 1_636_432_755 * SECOND_US
-LEASE_US: Final = 30 * SECOND_US
 # Only there so that a broken test ends.
 GIVE_UP_S: Final = 60
 
@@ -62,20 +59,6 @@ class SetClock:
 
     def advance(self, seconds: float) -> None:
         self._now_us += int(seconds * SECOND_US)
-
-
-@asynccontextmanager
-async def started_database(directory: Path) -> AsyncIterator[Database]:
-    server = EmbeddedPostgres(directory)
-    await server.start()
-    database = Database(**server.connect_kwargs)
-    try:
-        await database.connect()
-        await database.migrate()
-        yield database
-    finally:
-        await database.close()
-        await server.stop()
 
 
 async def emptied(database: Database) -> Database:
@@ -119,22 +102,6 @@ async def kept(database: Database) -> list[asyncpg.Record]:
             " leased_until, last_result, finished_at FROM event ORDER BY tenant_id, subject, seq"
         )
     )
-
-
-async def claim_due(
-    database: Database, now_us: int = NOW_US, lease_us: int = LEASE_US, limit: int = 100
-) -> list[Claim]:
-    """Claim from every lane, cell by cell, like a sender with room for everything."""
-    lanes = await database.read(pending_lanes)
-    claims: list[Claim] = []
-    for cell in sorted({lane.cell for lane in lanes}):
-        mine = [lane for lane in lanes if lane.cell == cell]
-
-        async def work(connection: Connection, mine: Sequence[Any] = mine) -> list[Claim]:
-            return await claim(connection, mine, now_us, lease_us, limit)
-
-        claims += await database.write(work)
-    return claims
 
 
 # ── facts ────────────────────────────────────────────────────────────────────

@@ -12,7 +12,8 @@ from cordboard.clock import SECOND_US
 from cordboard.routing.model import Product
 from cordboard.storage.facts import Facts, facts_of
 from cordboard.webhooks.payloads import NotWorded, body_of
-from tests.webhooks.outbox import NOW_US, call_completed, deallocated, verification_failed, verified
+
+from .outbox import NOW_US, call_completed, deallocated, verification_failed, verified
 
 # The samples of "ExoBridge GreenPin: callbacks", as printed there.
 SAMPLE_CALL = {

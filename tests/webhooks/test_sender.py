@@ -7,7 +7,6 @@ from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -34,7 +33,8 @@ from cordboard.webhooks.sender import (
     next_attempt_us,
     parse_endpoint,
 )
-from tests.webhooks.outbox import (
+
+from .outbox import (
     ALLOCATION,
     ENDPOINT_KEYS,
     GIVE_UP_S,
@@ -48,7 +48,6 @@ from tests.webhooks.outbox import (
     new_event,
     set_subscriber,
     set_tenant,
-    started_database,
     subscribed,
     tell,
     verified,
@@ -344,7 +343,7 @@ async def test_a_refused_event_is_sent_again_when_it_is_due(
     clock = SetClock()
     subscriber.answer = with_status(500)
     await set_subscriber(database, "acme", subscriber.url)
-    await tell(database, new_event("a"), new_event("a", deallocated()))
+    await tell(database, new_event("a", verified("first")), new_event("a", deallocated("second")))
     assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
 
     clock.advance(0.9)
@@ -355,8 +354,10 @@ async def test_a_refused_event_is_sent_again_when_it_is_due(
     clock.advance(0.1)
     subscriber.answer = with_status(200)
     assert await one_round(database, clock, 2) == [AttemptResult.DELIVERED] * 2
-    of_a = [received for received in subscriber.received if received.transaction_id and received.seq]
-    assert of_a[0].id == of_a[2].id, "the same event has the same id"
+    of_a = [received for received in subscriber.received if received.transaction_id != "order-id"]
+    assert [received.transaction_id for received in of_a] == ["first", "first", "second"]
+    assert of_a[0].id == of_a[1].id, "the same event has the same id"
+    assert of_a[1].id != of_a[2].id
     assert [row["attempts"] for row in await kept(database) if row["subject"] == "a"] == [2, 1]
 
 
@@ -427,14 +428,14 @@ class HastyClock:
     senders=st.integers(1, 3),
 )
 async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
-    server: Database,
+    outbox: Database,
     subscriber: Subscriber,
     subjects: list[str],
     failures: list[int],
     kinds: Random,
     senders: int,
 ) -> None:
-    database = await emptied(server)
+    database = await emptied(outbox)
     subscriber.received.clear()
     failures_left = {f"{place}": count for place, count in enumerate(failures)}
     in_hand: Counter[str] = Counter()
@@ -465,7 +466,7 @@ async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
         for sender in running:
             tasks.create_task(sender.run())
         for place, subject in enumerate(subjects):
-            facts = kinds.choice([verified, deallocated])(f"{place}")
+            facts = kinds.choice((verified(f"{place}"), deallocated(f"{place}")))
             await tell(database, new_event(subject, facts))
             kinds.choice(running).wake()
         async with asyncio.timeout(GIVE_UP_S):
@@ -473,8 +474,8 @@ async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
         for sender in running:
             sender.stop()
 
-    first_seen = defaultdict(list)
-    seqs = defaultdict(list)
+    first_seen: defaultdict[str, list[str]] = defaultdict(list)
+    seqs: defaultdict[str, list[int]] = defaultdict(list)
     for received in subscriber.received:
         subject = subjects[int(received.transaction_id)]
         if received.transaction_id not in first_seen[subject]:
@@ -618,26 +619,22 @@ async def test_events_of_other_processes_are_seen_without_being_woken(
             await subscriber.until(count)
 
 
-async def test_a_database_that_is_away_is_waited_for(
-    subscriber: Subscriber, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    directory: Path = tmp_path_factory.mktemp("away")
-    async with started_database(directory) as database:
-        await set_subscriber(database, "acme", subscriber.url)
-        await tell(database, new_event())
-        await database.close()
-        with capture_logs() as logs:
-            async with sending(database):
-                async with asyncio.timeout(GIVE_UP_S):
-                    while not logs:  # noqa: ASYNC110 - a log has no event to wait for.
-                        await asyncio.sleep(0)
-                await database.connect()
-                await subscriber.until(1)
-        assert [entry["event"] for entry in logs if entry["log_level"] != "debug"] == [
-            "events_wait_for_the_database",
-            "events_go_on",
-        ]
-        assert await states(database) == [("subject", 1, "delivered", "status 200")]
+async def test_a_database_that_is_away_is_waited_for(database: Database, subscriber: Subscriber) -> None:
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    await database.close()
+    with capture_logs() as logs:
+        async with sending(database):
+            async with asyncio.timeout(GIVE_UP_S):
+                while not logs:  # noqa: ASYNC110 - a log has no event to wait for.
+                    await asyncio.sleep(0)
+            await database.connect()
+            await subscriber.until(1)
+    assert [entry["event"] for entry in logs if entry["log_level"] != "debug"] == [
+        "events_wait_for_the_database",
+        "events_go_on",
+    ]
+    assert await states(database) == [("subject", 1, "delivered", "status 200")]
 
 
 @pytest.mark.parametrize("answer", [with_status(200), with_status(500)])

@@ -27,12 +27,21 @@ class Side(IntEnum):
 
     @property
     def other(self) -> Side:
-        return Side.B if self is Side.A else Side.A
+        return _OTHER_SIDE[self]
+
+
+# Python 3.11 takes 0.1 µs for each `Side.A`; decisions are made of these, so they are named once.
+SIDE_A: Final = Side.A
+SIDE_B: Final = Side.B
+_OTHER_SIDE: Final = (Side.B, Side.A)
 
 
 class Usage(Enum):
     ONEWAY = "oneway"
     TWOWAY = "twoway"
+
+
+_TWOWAY: Final = Usage.TWOWAY
 
 
 class Product(Enum):
@@ -69,11 +78,11 @@ class Allocation(NamedTuple):
     has_members: bool
 
     def party(self, side: Side) -> Party:
-        return self.a if side is Side.A else self.b
+        return self.a if side is SIDE_A else self.b
 
     def permits(self, side: Side) -> bool:
         """Whether `side` may call the other (routing.md, Direction)."""
-        return side is Side.A or self.usage is Usage.TWOWAY
+        return side is SIDE_A or self.usage is _TWOWAY
 
     def is_live(self, now_us: int) -> bool:
         return now_us < self.expires_at_us

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from cordboard.storage.embedded import EmbeddedPostgres, PostgresUnavailable, running_server
+from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable, running_server
 
 READY_PREFIX: Final = "Listening on "
 
@@ -134,7 +134,8 @@ class EngineProcess:
     async def clear_away(self) -> int | None:
         """Leave nothing running, whatever state things are in."""
         code = await self.stop()
-        with suppress(PostgresUnavailable):
+        # A server that another engine looks after is not ours.
+        with suppress(PostgresUnavailable, EngineAlreadyRunning):
             if running_server(self.postgres_dir) is not None:
                 orphan = EmbeddedPostgres(self.postgres_dir)
                 await orphan.start()

@@ -238,14 +238,14 @@ class Target:
 
 
 def aimed(configured: str, query: Query, *, loses_query: bool = False) -> Target:
-    """`configured` keeps its own query and the platform's follows; on a clash the platform's wins.
+    """`configured` keeps its own query and the platform's follows, also where a name stands in both: who
+    reads the last one, as PHP does, reads the platform's (exotel.md 11.9).
 
-    A user and password in the URL become Basic authentication (exotel.md 1.5, 11.9).
+    A user and password in the URL become Basic authentication (exotel.md 1.5).
     `loses_query` is the platform that one integrator met.
     """
     parts = urlsplit(configured)
-    sent = {key for key, _ in query}
-    own = () if loses_query else tuple(pair for pair in _parsed(parts.query) if pair[0] not in sent)
+    own = () if loses_query else tuple(parse_qsl(parts.query, keep_blank_values=True))
     authorization = None
     if parts.username is not None:
         authorization = basic(unquote(parts.username), unquote(parts.password or ""))
@@ -268,10 +268,6 @@ def encoded(query: Query) -> str:
     return "&".join(
         f"{quote_plus(key)}={HIDDEN if value == HIDDEN else quote_plus(value)}" for key, value in query
     )
-
-
-def _parsed(query: str) -> Query:
-    return tuple(parse_qsl(query, keep_blank_values=True))
 
 
 def _without_key(path: str) -> str:

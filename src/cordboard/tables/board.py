@@ -59,13 +59,14 @@ class BoardReader:
     Use as a context manager and never across an `await`: an old snapshot pins pages.
     """
 
-    __slots__ = ("_cell", "_tables", "_tenant_no", "_txn")
+    __slots__ = ("_cell", "_get", "_tables", "_tenant_no", "_txn")
 
     def __init__(self, tables: BoardTables, cell: int, tenant_no: int) -> None:
         self._tables = tables
         self._cell = cell
         self._tenant_no = tenant_no
-        self._txn = tables.env.begin()
+        self._txn = txn = tables.begin()
+        self._get = txn.get
 
     def __enter__(self) -> BoardReader:
         return self
@@ -74,16 +75,16 @@ class BoardReader:
         self._txn.abort()
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
-        owner = self._txn.get(records.number_key(virtual_number), db=self._tables.virtual_numbers)
+        owner = self._get(records.number_key(virtual_number), db=self._tables.virtual_numbers)
         return owner is not None and records.tenant_no_of(owner) == self._tenant_no
 
     def is_provisioned(self, number: E164) -> bool:
         """Whether any tenant has this number as a VN."""
-        return self._txn.get(records.number_key(number), db=self._tables.virtual_numbers) is not None
+        return self._get(records.number_key(number), db=self._tables.virtual_numbers) is not None
 
     def routes(self, virtual_number: E164, caller: E164) -> Sequence[Route]:
         key = records.caller_key(self._cell, self._tenant_no, virtual_number, caller)
-        first = self._txn.get(key, db=self._tables.routes)
+        first = self._get(key, db=self._tables.routes)
         if first is None:
             return ()
         route = records.route_of(first)
@@ -96,7 +97,7 @@ class BoardReader:
 
     def pin_holders(self, virtual_number: E164, pin: Pin) -> Sequence[PinHolder]:
         key = records.pin_key(self._cell, self._tenant_no, virtual_number, pin)
-        record = self._txn.get(key, db=self._tables.pins)
+        record = self._get(key, db=self._tables.pins)
         return () if record is None else (PinHolder(*records.pin_holder_of(record)),)
 
     def usable_pins(self, virtual_number: E164, now_us: int) -> Iterator[UsablePin]:
@@ -113,12 +114,12 @@ class BoardReader:
 
     def allocation(self, allocation_id: AllocationId) -> Allocation | None:
         key = records.allocation_key(self._cell, self._tenant_no, allocation_id)
-        record = self._txn.get(key, db=self._tables.allocations)
+        record = self._get(key, db=self._tables.allocations)
         return None if record is None else records.allocation_of(allocation_id, record)
 
     def member_side(self, allocation_id: AllocationId, number: E164) -> Side | None:
         key = records.membership_key(self._cell, self._tenant_no, allocation_id, number)
-        record = self._txn.get(key, db=self._tables.memberships)
+        record = self._get(key, db=self._tables.memberships)
         return None if record is None else records.membership_side_of(record)
 
     def members(self, allocation_id: AllocationId, side: Side) -> tuple[E164, ...]:
@@ -142,6 +143,7 @@ class BoardTables:
             metasync=False,
             writemap=False,
         )
+        self.begin = self.env.begin
         self.positions = self.env.open_db(b"positions")
         self.tenants = self.env.open_db(b"tenants")
         self.virtual_numbers = self.env.open_db(b"virtual_numbers")

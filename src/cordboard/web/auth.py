@@ -29,7 +29,7 @@ def authenticated(tenants: TenantDirectory, request: web.Request) -> TenantView:
     claimed = _tenant_of_credentials(tenants, request.headers.get(hdrs.AUTHORIZATION, ""))
     if claimed is None:
         message = "Authorization: the tenant id and its API token are needed, as HTTP Basic."
-        challenge = {hdrs.WWW_AUTHENTICATE: 'Basic realm="cordboard", charset="UTF-8"'}
+        challenge = {"WWW-Authenticate": 'Basic realm="cordboard", charset="UTF-8"'}
         raise Refused(Code.UNAUTHENTICATED, message, headers=challenge)
     if claimed.id != request.match_info["tenant"]:
         raise Refused(Code.NOT_PERMITTED, "tenant: these credentials are not this tenant's.")
@@ -52,7 +52,7 @@ def check_admin(admin_token: str, request: web.Request) -> None:
     )
     if scheme.lower() != "bearer" or not is_right:
         message = "Authorization: the admin token is needed, as Bearer."
-        challenge = {hdrs.WWW_AUTHENTICATE: 'Bearer realm="cordboard"'}
+        challenge = {"WWW-Authenticate": 'Bearer realm="cordboard"'}
         raise Refused(Code.UNAUTHENTICATED, message, headers=challenge)
 
 

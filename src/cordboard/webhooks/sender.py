@@ -74,7 +74,7 @@ class AttemptResult(Enum):
 
 
 class OnAttempt(Protocol):
-    def __call__(self, kind: EventKind, result: AttemptResult, seconds: float) -> None: ...
+    def __call__(self, kind: EventKind, result: AttemptResult, seconds: float, /) -> None: ...
 
 
 class Attempt(NamedTuple):

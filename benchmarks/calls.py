@@ -1,0 +1,60 @@
+"""Requests of a telephony platform as bytes, with the parameters and their order as in production."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+from cordboard.clock import SECOND_US
+from cordboard.simulator.wire import CallFacts, before_dial, encoded
+
+# 5 January 2026, 10:00 in India.
+STARTED_US: Final = 1_767_587_400 * SECOND_US
+
+_SID, _CALLER, _VN, _DIGITS = "CALLSIDHERE", "CALLERHERE", "VNHERE", "DIGITSHERE"
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Who calls what; `caller` and `virtual_number` are the ten digits after the country code."""
+
+    caller: int
+    virtual_number: int
+    digits: str = ""
+    call_sid: bytes = b""
+
+
+class CallSids:
+    """32 hex digits each, never one twice: within a run by their count, between runs by their head."""
+
+    def __init__(self) -> None:
+        self._head = uuid4().hex[:20].encode()
+        self._count = 0
+
+    def __next__(self) -> bytes:
+        self._count += 1
+        return b"%b%012x" % (self._head, self._count)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+
+def applet_requests(
+    tenant: str, key: str, applet: str, hops: Iterable[Hop], call_sids: Iterator[bytes]
+) -> Iterator[bytes]:
+    """A request for each of `hops`; one without a CallSid of its own takes the next of `call_sids`."""
+    # The text is made once and cut where hops differ, so that a request costs the generator one join.
+    digits = _DIGITS if applet == "passthru" else None
+    facts = CallFacts(_SID, _CALLER, _VN, STARTED_US)
+    query = encoded(before_dial(facts, STARTED_US + 8 * SECOND_US, digits=digits))
+    text = (
+        f"GET /v1/tenants/{tenant}/exotel/{applet}?key={key}&{query} HTTP/1.1\r\n"
+        "Host: 127.0.0.1\r\nUser-Agent: Exotel\r\nAccept: */*\r\n\r\n"
+    )
+    head, _, rest = text.partition(_SID)
+    prefix = head.encode()
+    for hop in hops:
+        own = rest.replace(_CALLER, f"0{hop.caller}").replace(_VN, f"0{hop.virtual_number}")
+        yield b"".join((prefix, hop.call_sid or next(call_sids), own.replace(_DIGITS, hop.digits).encode()))

@@ -1,0 +1,96 @@
+"""Who runs on which core: what is measured on one, everything else on another.
+
+Where there is one core only, or no way to ask for one, processes stay where they are, and `shared` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+# An idle engine asks for its feed ten times a second, which is some percent of a core.
+QUIET_SHARE: Final = 0.1
+QUIET_STEP_S: Final = 0.2
+QUIET_TIMEOUT_S: Final = 30.0
+
+
+class Cores:
+    """`server` is for the process that is measured, `other` for the generator and PostgreSQL."""
+
+    def __init__(self) -> None:
+        usable = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+        self.shared = len(usable) < 2
+        self.server, self.other = (-1, -1) if self.shared else usable[:2]
+
+    def pin(self, pid: int, core: int) -> None:
+        if sys.platform == "linux" and not self.shared:
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(pid, {core})
+
+    @contextmanager
+    def starting_server(self) -> Iterator[None]:
+        """What is started inside runs on the server's core from its first thread on; we ourselves leave it."""
+        self.pin(0, self.server)
+        try:
+            yield
+        finally:
+            self.pin(0, self.other)
+
+    def __str__(self) -> str:
+        if self.shared:
+            return "server, generator and PostgreSQL share what there is"
+        return f"server on core {self.server}, generator and PostgreSQL on core {self.other}"
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, grandchildren and so on."""
+    found: list[int] = []
+    parents = {int(entry.name): _parent(entry) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    queue = [pid]
+    while queue:
+        above = queue.pop()
+        below = [child for child, parent in parents.items() if parent == above]
+        found += below
+        queue += below
+    return found
+
+
+def cpu_s(*pids: int) -> float:
+    """CPU time that these processes have had, user and system; nothing for one that is gone."""
+    return sum(_cpu_s(pid) for pid in pids)
+
+
+async def until_quiet(*pids: int) -> None:
+    """Wait until these processes have done what was left to do, such as records written behind."""
+    loop = asyncio.get_running_loop()
+    gives_up_at_s = loop.time() + QUIET_TIMEOUT_S
+    used_s = cpu_s(*pids)
+    while loop.time() < gives_up_at_s:
+        await asyncio.sleep(QUIET_STEP_S)
+        used_s, before_s = cpu_s(*pids), used_s
+        if used_s - before_s <= QUIET_SHARE * QUIET_STEP_S:
+            return
+
+
+def _parent(process: Path) -> int:
+    fields = _stat(process)
+    return int(fields[1]) if fields else -1
+
+
+def _cpu_s(pid: int) -> float:
+    fields = _stat(Path("/proc") / str(pid))
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S if fields else 0.0
+
+
+def _stat(process: Path) -> list[str]:
+    """The fields of proc_pid_stat(5) after the name, which may have blanks in it."""
+    try:
+        return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []

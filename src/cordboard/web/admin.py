@@ -1,0 +1,266 @@
+"""`/admin/v1`: tenants, their virtual numbers and credentials, for the operator with the admin token.
+
+What goes well is plain JSON, what goes wrong an envelope like everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from cordboard.routing.allocate import Code, Fault, Unacceptable
+from cordboard.routing.numbers import E164, parse_number
+from cordboard.routing.tenant import parse_settings
+from cordboard.storage import provisioning
+from cordboard.storage.provisioning import (
+    NewVirtualNumber,
+    NoSuchTenant,
+    NoSuchVirtualNumber,
+    NumberProvisioned,
+    Tenant,
+    TenantSummary,
+    VirtualNumber,
+)
+from cordboard.switchboard.service import Switchboard
+from cordboard.web import credentials
+from cordboard.web.account_time import iso_text
+from cordboard.web.auth import TENANT_ID, check_admin
+from cordboard.web.bodies import BULK_BYTES_MAX, read_object
+from cordboard.web.credentials import KEYS, TOKENS, Words
+from cordboard.web.envelope import propagation, response
+from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.schemas import NUMBER_CHARACTERS_MAX, NewTenantBody, NewVirtualNumbersBody, checked
+from cordboard.web.tenant_settings import checked_settings
+
+TENANTS_PATH: Final = "/admin/v1/tenants"
+TENANT_PATH: Final = f"{TENANTS_PATH}/{{tenant}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What went well."""
+
+    body: Mapping[str, Any]
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+AdminHandler = Callable[[web.Request], Awaitable[Shown]]
+
+
+def admin_routes(switchboard: Switchboard, admin_token: str) -> list[web.RouteDef]:
+    return Admin(switchboard, admin_token).routes()
+
+
+class Admin:
+    def __init__(self, switchboard: Switchboard, admin_token: str) -> None:
+        self._switchboard = switchboard
+        self._database = switchboard.database
+        self._admin_token = admin_token
+
+    def routes(self) -> list[web.RouteDef]:
+        vns_path = f"{TENANT_PATH}/vns"
+        return [
+            self._route("POST", TENANTS_PATH, self._add_tenant),
+            self._route("GET", TENANTS_PATH, self._list_tenants),
+            self._route("GET", TENANT_PATH, self._show_tenant),
+            self._route("DELETE", TENANT_PATH, self._delete_tenant),
+            self._route("POST", vns_path, self._add_virtual_numbers),
+            self._route("GET", vns_path, self._list_virtual_numbers),
+            self._route("GET", f"{vns_path}/{{number}}", self._show_virtual_number),
+            self._route("DELETE", f"{vns_path}/{{number}}", self._delete_virtual_number),
+            *self._credential_routes(f"{TENANT_PATH}/tokens", TOKENS),
+            *self._credential_routes(f"{TENANT_PATH}/applet-keys", KEYS),
+        ]
+
+    # ── tenants ──────────────────────────────────────────────────────────────
+
+    async def _add_tenant(self, request: web.Request) -> Shown:
+        body = checked(NewTenantBody, await read_object(request))
+        given = checked_settings(body.settings or {})
+        settings = {key: value for key, value in given.items() if value is not None}
+        made = await provisioning.add_tenant(self._database, body.id, settings, self._now_us())
+        is_propagated = await self._switchboard.propagate(made.position)
+        shown = {
+            "id": made.tenant.id,
+            "api_token": made.api_token.secret,
+            "applet_key": made.applet_key.secret,
+        }
+        return Shown(shown, 201, propagation(is_propagated))
+
+    async def _list_tenants(self, _: web.Request) -> Shown:
+        tenants = await provisioning.list_tenants(self._database)
+        return Shown({"tenants": [_summary_shown(tenant) for tenant in tenants]})
+
+    async def _show_tenant(self, request: web.Request) -> Shown:
+        return Shown(_tenant_shown(await provisioning.get_tenant(self._database, _tenant_id(request))))
+
+    async def _delete_tenant(self, request: web.Request) -> Shown:
+        tenant_id = _tenant_id(request)
+        position = await provisioning.delete_tenant(self._database, tenant_id, self._now_us())
+        is_propagated = await self._switchboard.propagate(position)
+        return Shown({"id": tenant_id}, headers=propagation(is_propagated))
+
+    # ── virtual numbers ──────────────────────────────────────────────────────
+
+    async def _add_virtual_numbers(self, request: web.Request) -> Shown:
+        tenant = await provisioning.get_tenant(self._database, _tenant_id(request))
+        body = checked(NewVirtualNumbersBody, await read_object(request, BULK_BYTES_MAX))
+        new = _new_virtual_numbers(body, parse_settings(tenant.settings).country)
+        now_us = self._now_us()
+        try:
+            position = await provisioning.add_virtual_numbers(self._database, tenant.id, new, now_us)
+        except NumberProvisioned as refused:
+            numbers = [virtual_number.number for virtual_number in new]
+            raise Unacceptable([_provisioned(numbers, refused.numbers[0])]) from None
+        is_propagated = await self._switchboard.propagate(position)
+        shown = [
+            _virtual_number_shown(
+                VirtualNumber(
+                    virtual_number.number,
+                    virtual_number.region,
+                    virtual_number.type,
+                    virtual_number.flow_id,
+                    now_us,
+                )
+            )
+            for virtual_number in new
+        ]
+        return Shown({"vns": shown}, 201, propagation(is_propagated))
+
+    async def _list_virtual_numbers(self, request: web.Request) -> Shown:
+        numbers = await provisioning.list_virtual_numbers(self._database, _tenant_id(request))
+        return Shown({"vns": [_virtual_number_shown(number) for number in numbers]})
+
+    async def _show_virtual_number(self, request: web.Request) -> Shown:
+        wanted = await self._number_of_path(request)
+        for virtual_number in await provisioning.list_virtual_numbers(self._database, _tenant_id(request)):
+            if virtual_number.number == wanted:
+                return Shown(_virtual_number_shown(virtual_number))
+        raise NoSuchVirtualNumber
+
+    async def _delete_virtual_number(self, request: web.Request) -> Shown:
+        number = await self._number_of_path(request)
+        position = await provisioning.delete_virtual_number(
+            self._database, _tenant_id(request), number, self._now_us()
+        )
+        is_propagated = await self._switchboard.propagate(position)
+        return Shown({"number": number.plus}, headers=propagation(is_propagated))
+
+    async def _number_of_path(self, request: web.Request) -> E164:
+        """Raises NoSuchTenant, NoSuchVirtualNumber."""
+        tenant = await provisioning.get_tenant(self._database, _tenant_id(request))
+        number = _number(request.match_info["number"], parse_settings(tenant.settings).country)
+        if number is None:
+            raise NoSuchVirtualNumber
+        return number
+
+    # ── credentials ──────────────────────────────────────────────────────────
+
+    def _credential_routes(self, path: str, words: Words) -> list[web.RouteDef]:
+        switchboard = self._switchboard
+
+        async def make(request: web.Request) -> Shown:
+            shown, is_propagated = await credentials.make(switchboard, _tenant_id(request), words)
+            return Shown(shown, 201, propagation(is_propagated))
+
+        async def show_all(request: web.Request) -> Shown:
+            return Shown(await credentials.show_all(switchboard, _tenant_id(request), words, "UTC"))
+
+        async def delete(request: web.Request) -> Shown:
+            given_id = request.match_info["id"]
+            shown, is_propagated = await credentials.delete(switchboard, _tenant_id(request), words, given_id)
+            return Shown(shown, headers=propagation(is_propagated))
+
+        return [
+            self._route("POST", path, make),
+            self._route("GET", path, show_all),
+            self._route("DELETE", f"{path}/{{id}}", delete),
+        ]
+
+    # ── the frame ────────────────────────────────────────────────────────────
+
+    def _route(self, method: str, path: str, handler: AdminHandler) -> web.RouteDef:
+        async def run(request: web.Request) -> web.Response:
+            try:
+                check_admin(self._admin_token, request)
+                shown = await handler(request)
+            except Exception as error:
+                return refusal(problem_of(error), new_request_id(), request.method)
+            return response(shown.status, orjson.dumps(shown.body), shown.headers)
+
+        if method == "GET":
+            return web.get(path, run, expect_handler=expect_continue)
+        return web.route(method, path, run, expect_handler=expect_continue)
+
+    def _now_us(self) -> int:
+        return self._switchboard.clock.now_us()
+
+
+def _tenant_id(request: web.Request) -> str:
+    """Raises NoSuchTenant."""
+    tenant_id = request.match_info["tenant"]
+    # What no tenant can be called may have characters that PostgreSQL does not take.
+    if not TENANT_ID.fullmatch(tenant_id):
+        raise NoSuchTenant
+    return tenant_id
+
+
+def _number(text: str, country: str) -> E164 | None:
+    return parse_number(text, country) if len(text) <= NUMBER_CHARACTERS_MAX else None
+
+
+def _new_virtual_numbers(body: NewVirtualNumbersBody, country: str) -> list[NewVirtualNumber]:
+    """Raises Unacceptable."""
+    faults: list[Fault] = []
+    new: dict[E164, NewVirtualNumber] = {}
+    for position, item in enumerate(body.vns):
+        field = f"vns[{position}].number"
+        number = _number(item.number, country)
+        if number is None:
+            faults.append(Fault(Code.BAD_NUMBER, field, f"{field} is not a telephone number."))
+        elif number in new:
+            faults.append(Fault(Code.BAD, field, f"{field} is in the list already."))
+        else:
+            new[number] = NewVirtualNumber(number, item.region, item.type, item.flow_id)
+    if faults:
+        raise Unacceptable(faults)
+    return list(new.values())
+
+
+def _provisioned(numbers: list[E164], number: E164) -> Fault:
+    field = f"vns[{numbers.index(number)}].number"
+    message = f"{field}: {number} is provisioned already; nothing was added."
+    return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message)
+
+
+def _summary_shown(tenant: TenantSummary) -> dict[str, Any]:
+    return {
+        "id": tenant.id,
+        "cell": tenant.cell,
+        "vns": tenant.virtual_numbers,
+        "created_at": iso_text(tenant.created_at_us),
+    }
+
+
+def _tenant_shown(tenant: Tenant) -> dict[str, Any]:
+    return {
+        "id": tenant.id,
+        "cell": tenant.cell,
+        "settings": tenant.settings,
+        "created_at": iso_text(tenant.created_at_us),
+    }
+
+
+def _virtual_number_shown(virtual_number: VirtualNumber) -> dict[str, Any]:
+    return {
+        "number": virtual_number.number.plus,
+        "region": virtual_number.region,
+        "type": virtual_number.type,
+        "flow_id": virtual_number.flow_id,
+        "created_at": iso_text(virtual_number.created_at_us),
+    }
