@@ -18,14 +18,19 @@ from rich.table import Table
 
 from cordboard.clock import SystemClock, to_datetime
 from cordboard.node import Node, running_database, serve
+from cordboard.routing.allocate import Unacceptable
 from cordboard.routing.numbers import E164, parse_number
+from cordboard.routing.tenant import parse_settings
 from cordboard.settings import Settings
-from cordboard.simulator import demo as demo_run
+from cordboard.simulator import demo
 from cordboard.storage import provisioning
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable, running_server
-from cordboard.storage.provisioning import CredentialKind, NewVirtualNumber
+from cordboard.storage.provisioning import CredentialKind
 from cordboard.telemetry import configure_logging
+from cordboard.web.admin import new_virtual_numbers
+from cordboard.web.schemas import NewTenantBody, NewVirtualNumbersBody, checked
+from cordboard.web.tenant_settings import checked_settings
 
 Result = TypeVar("Result")
 
@@ -40,7 +45,9 @@ app: Final = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-tenant_app: Final = typer.Typer(help="Tenants: accounts with their own pool of numbers.", no_args_is_help=True)
+tenant_app: Final = typer.Typer(
+    help="Tenants: accounts with their own pool of numbers.", no_args_is_help=True
+)
 vn_app: Final = typer.Typer(help="Virtual numbers of a tenant.", no_args_is_help=True)
 token_app: Final = typer.Typer(help="API tokens of a tenant.", no_args_is_help=True)
 key_app: Final = typer.Typer(help="Applet keys of a tenant.", no_args_is_help=True)
@@ -55,7 +62,9 @@ _console = Console()
 @app.command("serve")
 def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on [CORDBOARD_HOST].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [CORDBOARD_PORT].")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one [CORDBOARD_PORT].")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Run the engine until Ctrl-C or SIGTERM."""
@@ -67,7 +76,7 @@ def serve_command(
 @app.command("demo")
 def demo_command() -> None:
     """Start an engine in a temporary directory, allocate, place simulated calls, and show every hop."""
-    raise typer.Exit(_run(demo_run.run()))
+    raise typer.Exit(_run(demo.run()))
 
 
 @app.command("settings")
@@ -92,17 +101,20 @@ def tenant_add(
     data_dir: DataDir = None,
 ) -> None:
     """Make a tenant; its API token and applet key are shown now and never again."""
-    given = checked_settings(settings)
-    _check_tenant_id(tenant_id)
+    try:
+        new = checked(NewTenantBody, {"id": tenant_id, "settings": orjson.loads(settings)})
+        given = checked_settings(new.settings or {})
+    except orjson.JSONDecodeError:
+        _fail("--settings: not JSON")
+    except Unacceptable as refused:
+        _fail(refused.fault.message)
     try:
         made = _on_database(
             data_dir, lambda database: provisioning.add_tenant(database, tenant_id, given, _now_us())
         )
     except provisioning.TenantExists:
         _fail(f"tenant {tenant_id} exists already")
-    print_json(
-        {"id": tenant_id, "api_token": made.api_token.secret, "applet_key": made.applet_key.secret}
-    )
+    print_json({"id": tenant_id, "api_token": made.api_token.secret, "applet_key": made.applet_key.secret})
 
 
 @tenant_app.command("list")
@@ -132,24 +144,31 @@ def vn_add(
     data_dir: DataDir = None,
 ) -> None:
     """Put virtual numbers into a tenant's pool: all of them, or none."""
-    new = checked_virtual_numbers(numbers, region, number_type, flow_id)
+    vns = [
+        {"number": number, "region": region, "type": number_type, "flow_id": flow_id} for number in numbers
+    ]
+
+    async def add(database: Database) -> None:
+        tenant = await provisioning.get_tenant(database, tenant_id)
+        country = parse_settings(tenant.settings).country
+        new = new_virtual_numbers(checked(NewVirtualNumbersBody, {"vns": vns}), country)
+        await provisioning.add_virtual_numbers(database, tenant_id, new, _now_us())
+
     try:
-        _on_tenant(
-            data_dir,
-            lambda database: provisioning.add_virtual_numbers(database, tenant_id, new, _now_us()),
-        )
-    except provisioning.NumberProvisioned as refused:
-        _fail(f"{', '.join(map(str, refused.numbers))}: provisioned already; nothing was added")
-    _console.print(f"{len(new)} added to {tenant_id}")
+        _on_tenant(data_dir, add)
+    except Unacceptable as refused:
+        _fail(refused.fault.message)
+    except provisioning.NumberProvisioned as provisioned:
+        taken = ", ".join(map(str, provisioned.numbers))
+        _fail(f"{taken}: provisioned already; nothing was added")
+    _console.print(f"{len(numbers)} added to {tenant_id}")
 
 
 @vn_app.command("list")
 def vn_list(tenant_id: str, data_dir: DataDir = None) -> None:
     """The pool of a tenant."""
     table = Table("number", "region", "type", "flow")
-    for vn in _on_tenant(
-        data_dir, lambda database: provisioning.list_virtual_numbers(database, tenant_id)
-    ):
+    for vn in _on_tenant(data_dir, lambda database: provisioning.list_virtual_numbers(database, tenant_id)):
         table.add_row(vn.number.plus, vn.region, vn.type, vn.flow_id)
     _console.print(table)
 
@@ -191,9 +210,7 @@ def _add_credential_commands(group: typer.Typer, kind: CredentialKind, id_name: 
         """End one; whoever uses it is refused from now on."""
         _on_tenant(
             data_dir,
-            lambda database: provisioning.delete_credential(
-                database, tenant_id, kind, id, _now_us()
-            ),
+            lambda database: provisioning.delete_credential(database, tenant_id, kind, id, _now_us()),
         )
         _console.print(f"{id} deleted")
 

@@ -20,8 +20,8 @@ from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage import outcomes
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
-from cordboard.storage.facts import EventKind
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
+from cordboard.storage.facts import EventKind
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.expiry import Expiry

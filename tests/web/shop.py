@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -79,8 +80,9 @@ class Shop:
         }
         return merged(body, changed)
 
-    def client_json(self, body: object) -> bytes:
-        return orjson.dumps(body)
+    @property
+    def authorization(self) -> dict[str, str]:
+        return {"Authorization": basic(self.id, self.credentials.api_token)}
 
     async def ask(
         self,
@@ -143,6 +145,10 @@ async def open_shop(
     credentials = await client.add_tenant(name, settings)
     await client.add_virtual_numbers(name, *lines)
     return Shop(client, credentials, tuple(lines), node.switchboard, clock)
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def merged(body: dict[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:

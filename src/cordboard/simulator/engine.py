@@ -12,7 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable, running_server
+from cordboard.storage.embedded import (
+    EmbeddedPostgres,
+    EngineAlreadyRunning,
+    PostgresUnavailable,
+    running_server,
+)
 
 READY_PREFIX: Final = "Listening on "
 

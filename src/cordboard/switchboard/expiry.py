@@ -78,8 +78,8 @@ class Expiry:
             await self._database.write(partial(allocations.clear_cell, cell=cell, now_us=now_us))
         await self._database.write(partial(feed.trim, older_than_us=now_us - feed.FEED_KEPT_S * SECOND_US))
         self._throttle.forget_old(now_us)
-        while self._progress.sweep(now_us):
-            await asyncio.sleep(0)  # noqa: ASYNC110 - calls are answered between the steps.
+        while self._progress.sweep(now_us):  # noqa: ASYNC110 - calls are answered between the steps.
+            await asyncio.sleep(0)
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while True:

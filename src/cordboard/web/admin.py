@@ -110,7 +110,7 @@ class Admin:
     async def _add_virtual_numbers(self, request: web.Request) -> Shown:
         tenant = await provisioning.get_tenant(self._database, _tenant_id(request))
         body = checked(NewVirtualNumbersBody, await read_object(request, BULK_BYTES_MAX))
-        new = _new_virtual_numbers(body, parse_settings(tenant.settings).country)
+        new = new_virtual_numbers(body, parse_settings(tenant.settings).country)
         now_us = self._now_us()
         try:
             position = await provisioning.add_virtual_numbers(self._database, tenant.id, new, now_us)
@@ -214,7 +214,7 @@ def _number(text: str, country: str) -> E164 | None:
     return parse_number(text, country) if len(text) <= NUMBER_CHARACTERS_MAX else None
 
 
-def _new_virtual_numbers(body: NewVirtualNumbersBody, country: str) -> list[NewVirtualNumber]:
+def new_virtual_numbers(body: NewVirtualNumbersBody, country: str) -> list[NewVirtualNumber]:
     """Raises Unacceptable."""
     faults: list[Fault] = []
     new: dict[E164, NewVirtualNumber] = {}

@@ -50,7 +50,7 @@ Body = TypeVar("Body", bound=BaseModel)
 # ── types of values ──────────────────────────────────────────────────────────
 
 
-def _without_nul(text: str) -> str:
+def without_nul(text: str) -> str:
     if "\0" in text:
         raise PydanticCustomError("nul", "must not have the character U+0000")
     return text
@@ -91,8 +91,16 @@ def _tenant_id(value: object) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_without_nul)]
-ClientId = Annotated[Text, StringConstraints(min_length=1, max_length=CLIENT_ID_CHARACTERS_MAX)]
+# The bounds come first: behind a function pydantic no longer knows that it measures text.
+Text = Annotated[str, AfterValidator(without_nul)]
+ClientId = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=CLIENT_ID_CHARACTERS_MAX),
+    AfterValidator(without_nul),
+]
+FlowId = Annotated[
+    str, StringConstraints(min_length=1, max_length=FLOW_ID_CHARACTERS_MAX), AfterValidator(without_nul)
+]
 PinText = Annotated[Pin, PlainValidator(_pin)]
 PinLength = Annotated[int, PlainValidator(whole_number(PIN_DIGITS_MIN, PIN_DIGITS_MAX))]
 Duration = Annotated[int, PlainValidator(_duration)]
@@ -205,7 +213,7 @@ class NewVirtualNumberBody(_Strict):
     number: str
     region: Region | None = None
     type: Literal["mobile", "landline"] | None = None
-    flow_id: Annotated[Text, StringConstraints(min_length=1, max_length=FLOW_ID_CHARACTERS_MAX)] | None = None
+    flow_id: FlowId | None = None
 
 
 class NewVirtualNumbersBody(_Strict):

@@ -25,7 +25,7 @@ from cordboard.switchboard.throttle import WINDOW_S_MAX
 from cordboard.web.bodies import read_object
 from cordboard.web.envelope import Answer, propagation
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
-from cordboard.web.schemas import Region, Text, checked, whole_number
+from cordboard.web.schemas import FlowId, Region, checked, whole_number, without_nul
 
 # Some 40 keys of which ten are texts of up to 2 kB; more is somebody's database.
 SETTINGS_BYTES_MAX: Final = 64 << 10
@@ -99,9 +99,15 @@ def _absolute_url(value: str) -> str:
 Flag = Annotated[Any, PlainValidator(_flag)]
 PinLength = Annotated[Any, _whole(PIN_DIGITS_MIN, PIN_DIGITS_MAX)]
 RateText = Annotated[Any, PlainValidator(_rate)]
-Prompt = Annotated[Text, StringConstraints(min_length=1, max_length=PROMPT_CHARACTERS_MAX)]
-Tag = Annotated[Text, StringConstraints(min_length=1, max_length=TAG_CHARACTERS_MAX)]
-Endpoint = Annotated[Text, StringConstraints(max_length=URL_CHARACTERS_MAX), AfterValidator(_absolute_url)]
+Prompt = Annotated[
+    str, StringConstraints(min_length=1, max_length=PROMPT_CHARACTERS_MAX), AfterValidator(without_nul)
+]
+Tag = Annotated[
+    str, StringConstraints(min_length=1, max_length=TAG_CHARACTERS_MAX), AfterValidator(without_nul)
+]
+Endpoint = Annotated[
+    str, StringConstraints(max_length=URL_CHARACTERS_MAX), AfterValidator(_absolute_url)
+]
 
 
 class SettingsBody(BaseModel):
@@ -125,7 +131,7 @@ class SettingsBody(BaseModel):
     failed_verification_event_endpoint: Endpoint | None = None
     verified_caller_event_endpoint: Endpoint | None = None
     deallocation_callback_event_endpoint: Endpoint | None = None
-    default_flow_id: Tag | None = None
+    default_flow_id: FlowId | None = None
     greenpin_call_complete_event_endpoint: Endpoint | None = None
     aparty_pin_length: PinLength | None = None
     bparty_pin_length: PinLength | None = None
