@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Final
 from uuid import uuid4
 
@@ -23,7 +24,6 @@ class Hop:
     caller: int
     virtual_number: int
     digits: str = ""
-    call_sid: bytes = b""
 
 
 class CallSids:
@@ -41,20 +41,25 @@ class CallSids:
         return self
 
 
-def applet_requests(
-    tenant: str, key: str, applet: str, hops: Iterable[Hop], call_sids: Iterator[bytes]
-) -> Iterator[bytes]:
-    """A request for each of `hops`; one without a CallSid of its own takes the next of `call_sids`."""
-    # The text is made once and cut where hops differ, so that a request costs the generator one join.
-    digits = _DIGITS if applet == "passthru" else None
-    facts = CallFacts(_SID, _CALLER, _VN, STARTED_US)
-    query = encoded(before_dial(facts, STARTED_US + 8 * SECOND_US, digits=digits))
-    text = (
-        f"GET /v1/tenants/{tenant}/exotel/{applet}?key={key}&{query} HTTP/1.1\r\n"
-        "Host: 127.0.0.1\r\nUser-Agent: Exotel\r\nAccept: */*\r\n\r\n"
-    )
-    head, _, rest = text.partition(_SID)
-    prefix = head.encode()
-    for hop in hops:
-        own = rest.replace(_CALLER, f"0{hop.caller}").replace(_VN, f"0{hop.virtual_number}")
-        yield b"".join((prefix, hop.call_sid or next(call_sids), own.replace(_DIGITS, hop.digits).encode()))
+class AppletRequests:
+    """Requests of one applet. The text is made once and cut where hops differ, so that a request costs the
+    generator one join."""
+
+    def __init__(self, tenant: str, key: str, applet: str) -> None:
+        facts = CallFacts(_SID, _CALLER, _VN, STARTED_US)
+        digits = _DIGITS if applet == "passthru" else None
+        query = encoded(before_dial(facts, STARTED_US + 8 * SECOND_US, digits=digits))
+        text = (
+            f"GET /v1/tenants/{tenant}/exotel/{applet}?key={key}&{query} HTTP/1.1\r\n"
+            "Host: 127.0.0.1\r\nUser-Agent: Exotel\r\nAccept: */*\r\n\r\n"
+        )
+        head, _, self._tail = text.partition(_SID)
+        self._head = head.encode()
+
+    def tail(self, hop: Hop) -> bytes:
+        """What follows the CallSid."""
+        text = self._tail.replace(_CALLER, f"0{hop.caller}").replace(_VN, f"0{hop.virtual_number}")
+        return text.replace(_DIGITS, hop.digits).encode()
+
+    def requests(self, call_sids: Iterable[bytes], tails: Iterable[bytes]) -> Iterator[bytes]:
+        return map(b"".join, zip(repeat(self._head), call_sids, tails, strict=False))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 from aiohttp import web
@@ -50,8 +50,8 @@ class _Raw(asyncio.Protocol):
     """As little as a server in Python can do: not even requests are told apart."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # uvloop's transports have the methods of a WriteTransport, and are none by their class.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def data_received(self, data: bytes) -> None:
         if data.endswith(b"\r\n\r\n"):

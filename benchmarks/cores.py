@@ -35,7 +35,7 @@ class Cores:
 
     @contextmanager
     def starting_server(self) -> Iterator[None]:
-        """What is started inside runs on the server's core from its first thread on; we ourselves leave it."""
+        """What is started inside runs on the server's core from its first thread on; we leave it."""
         self.pin(0, self.server)
         try:
             yield

@@ -11,7 +11,7 @@ import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 OK: Final = b"HTTP/1.1 200 "
 _LENGTH: Final = b"Content-Length: "
@@ -45,19 +45,16 @@ async def drive(
     *,
     ending: bytes = b"",
 ) -> Load:
-    """Send `requests` until they end, or for `seconds`. Each reply must be a 200 whose body ends with `ending`.
+    """Send `requests` until they end, or for `seconds`. Each reply must be a 200 that ends with `ending`.
 
     Raises UnexpectedReply, OSError.
     """
     loop = asyncio.get_running_loop()
-    clients: list[_Client] = []
-    finished: list[asyncio.Future[None]] = []
     run = _Run(requests, ending)
+    clients: list[_Client] = []
     for _ in range(connections):
-        done = loop.create_future()
-        _, client = await loop.create_connection(lambda done=done: _Client(run, done), *address)
+        _, client = await loop.create_connection(lambda: _Client(run, loop.create_future()), *address)
         clients.append(client)
-        finished.append(done)
     # Collections of the harness are no latency of the server.
     gc.collect()
     gc.disable()
@@ -67,7 +64,7 @@ async def drive(
             run.ends_at_ns = started_ns + int(seconds * 1e9)
         for client in clients:
             client.send_next()
-        await asyncio.gather(*finished)
+        await asyncio.gather(*(client.done for client in clients))
         elapsed_s = (time.perf_counter_ns() - started_ns) / 1e9
     finally:
         gc.enable()
@@ -89,18 +86,18 @@ class _Run:
 class _Client(asyncio.Protocol):
     def __init__(self, run: _Run, done: asyncio.Future[None]) -> None:
         self._run = run
-        self._done = done
+        self.done = done
         self._received = b""
         self._sent_at_ns = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        # uvloop's transports have the methods of a WriteTransport, and are none by their class.
+        self._transport = cast("asyncio.WriteTransport", transport)
 
     def send_next(self) -> None:
         request = next(self._run.requests, None)
         if request is None:
-            self._done.set_result(None)
+            self.done.set_result(None)
             return
         self._sent_at_ns = time.perf_counter_ns()
         self._transport.write(request)
@@ -117,17 +114,17 @@ class _Client(asyncio.Protocol):
         self._received = b""
         run = self._run
         if not (data.startswith(OK) and data.endswith(run.ending)):
-            self._done.set_exception(UnexpectedReply(data[:400].decode("latin-1")))
+            self.done.set_exception(UnexpectedReply(data[:400].decode("latin-1")))
             return
         run.latencies_ns.append(received_at_ns - self._sent_at_ns)
         if received_at_ns < run.ends_at_ns:
             self.send_next()
         else:
-            self._done.set_result(None)
+            self.done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._done.done():
-            self._done.set_exception(exc or ConnectionResetError("the server closed the connection"))
+        if not self.done.done():
+            self.done.set_exception(exc or ConnectionResetError("the server closed the connection"))
 
     def close(self) -> None:
         self._transport.close()

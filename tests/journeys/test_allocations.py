@@ -240,7 +240,7 @@ async def test_settings_are_kept_as_they_were_set(tenant: Tenant) -> None:
         ({"transaction_id": 17}, 5, "transaction_id"),
         ({"a": {"numbers": ["9800000999"]}, "b": {"numbers": ["9800000998"]}}, 3, "vns"),
         ({"a": None, "b": None}, 3, ""),
-        ({"a": []}, 5, "a"),
+        ({"b": []}, 5, "b"),
         ({"a": {"vns": "LINE", "numbers": ["9800000999"]}}, 5, "a.vns"),
         ({"a": {"vns": ["LINE"], "numbers": "9800000999"}}, 5, "a.numbers"),
         ({"a": {"vns": ["LINE"], "numbers": [9800000999]}}, 5, "a.numbers"),
@@ -362,7 +362,7 @@ async def test_a_client_id_names_one_live_allocation(tenant: Tenant) -> None:
     again = order(tenant, transaction_id=body["transaction_id"], b={"numbers": [a_person()], "pin": "1234"})
     refused = await tenant.create(again)
     is_error(refused, 409, 18)
-    assert refused.body["message"] == "Allocation exists for this connection id."
+    assert refused.body["message"].endswith("Allocation exists for this connection id.")
     await tenant.api("DELETE", f"/greenpin/{made['greenpin_id']}")
     assert (await tenant.create(again)).status == 200
 

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cordboard.simulator.receiver import EventKind, Receiver
 from cordboard.storage.embedded import running_server
 
 from .conftest import MakeEngine
-from .world import ADMIN_TOKEN, PIN, WRONG_PINS, Call, Tenant, a_line, a_person, make_tenant, pending_events
+from .world import ADMIN_TOKEN, PIN, WRONG_PINS, Call, Tenant, a_line, a_person, make_tenant
 
 At = Callable[[EngineProcess], Client]
 
@@ -106,55 +107,49 @@ async def test_a_stopped_engine_leaves_no_database_running(fresh_engine: MakeEng
     assert running_server(engine.postgres_dir) is None
 
 
-async def test_a_stopping_engine_answers_the_requests_under_way(
+async def test_a_stopping_engine_answers_every_change_that_it_makes(
     fresh_engine: MakeEngine, session: aiohttp.ClientSession, receiver: Receiver, at: At
 ) -> None:
     engine = fresh_engine()
     await engine.start()
-    tenant = await make_tenant(at(engine), session, receiver)
-    host, port = engine.base_url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    body = orjson.dumps(
-        {
-            "transaction_id": "ORD-late",
-            "a": {"vns": [tenant.line], "numbers": [a_person()]},
-            "b": {"pin": PIN},
-        }
-    )
-    auth = aiohttp.encode_basic_auth(tenant.id, tenant.credentials.api_token)
-    writer.write(
-        f"POST /v1/tenants/{tenant.id}/greenpin HTTP/1.1\r\nHost: {host}\r\nAuthorization: {auth}\r\n"
-        "Content-Type: application/json\r\nExpect: 100-continue\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode()
-    )
-    # The engine has begun to read the request.
-    assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
-    await reader.readline()
-    engine.ask_to_stop()
-    # It takes no new calls any more, so it has begun to stop.
-    while await _is_listening(host, int(port)):
-        pass
-    writer.write(body)
-    answer = await reader.read()
-    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b'"transaction_id":"ORD-late"' in answer
-    writer.close()
-    await writer.wait_closed()
+    before = await make_tenant(at(engine), session, receiver)
+    work = Work(before)
+    await asyncio.gather(*(work.allocate_until_away(worker, engine.ask_to_stop) for worker in range(8)))
     assert await engine.ended() == 0
     assert running_server(engine.postgres_dir) is None
 
+    await engine.start()
+    after = moved(before, at(engine))
+    for greenpin_id in work.answered:
+        assert (await after.api("GET", f"/greenpin/{greenpin_id}")).data["state"] == "active"
+    assert len(work.unanswered) == 8
+    for transaction_id in work.unanswered:
+        assert (await after.create(an_order(transaction_id, before.line))).status == 200, "it was not made"
 
-async def _is_listening(host: str, port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection(host, port)
-    except ConnectionError:
-        return False
-    writer.close()
-    try:
-        await writer.wait_closed()
-    except ConnectionError:
-        return False
-    return True
+
+class Work:
+    """Clients that allocate as fast as they are answered, until the engine is away."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.answered: list[str] = []
+        # What each client asked for last.
+        self.unanswered: list[str] = []
+        self._tenant = tenant
+
+    async def allocate_until_away(self, worker: int, after_a_hundred: Callable[[], object]) -> None:
+        """`after_a_hundred` is called in the middle of it, once for all clients together."""
+        for number in count():
+            transaction_id = f"ORD-{worker}-{number}"
+            body = an_order(transaction_id, self._tenant.line, pin=f"{worker}{number:05d}")
+            try:
+                answer = await self._tenant.create(body)
+            except (aiohttp.ClientError, ConnectionError):
+                self.unanswered.append(transaction_id)
+                return
+            assert answer.status == 200
+            self.answered.append(answer.data["greenpin_id"])
+            if len(self.answered) == 100:
+                after_a_hundred()
 
 
 async def test_a_killed_engine_has_lost_nothing_that_it_answered(
@@ -163,25 +158,6 @@ async def test_a_killed_engine_has_lost_nothing_that_it_answered(
     engine = fresh_engine()
     await engine.start()
     before = await make_tenant(at(engine), session, receiver)
-    answered: list[str] = []
-    tried: list[str] = []
-
-    async def allocate_for_ever(worker: int) -> None:
-        for number in range(10_000):
-            transaction_id = f"ORD-{worker}-{number}"
-            tried.append(transaction_id)
-            try:
-                answer = await before.create(
-                    an_order(transaction_id, before.line, pin=f"{worker}{number:05d}")
-                )
-            except (aiohttp.ClientError, ConnectionError):
-                return
-            assert answer.status == 200
-            answered.append(answer.data["greenpin_id"])
-            if len(answered) == 100:
-                # The last outcome that is answered comes before the crash, in the middle of the work.
-                await engine.kill()
-
     verified, guessing = before.call(a_person()), before.call(a_person())
     made = await before.allocate([agent := a_person()], [a_person()])
     assert await verified.enter(PIN) == "connect"
@@ -190,11 +166,13 @@ async def test_a_killed_engine_has_lost_nothing_that_it_answered(
     ended = before.call(agent)
     assert await ended.targets() == [made["b"]["numbers"][0], verified.caller]
     assert (await ended.talk(made["b"]["numbers"][0], before.line)).status == 200
-    await asyncio.gather(*(allocate_for_ever(worker) for worker in range(8)))
+    work = Work(before)
+    await asyncio.gather(*(work.allocate_until_away(worker, engine.crash) for worker in range(8)))
+    await engine.kill()
 
     await engine.start()
     after = moved(before, at(engine))
-    for greenpin_id in answered:
+    for greenpin_id in work.answered:
         assert (await after.api("GET", f"/greenpin/{greenpin_id}")).data["state"] == "active"
     assert await again(verified, after).targets() == [agent]
     assert await again(guessing, after).enter(WRONG_PINS[2]) == "reject"
@@ -210,7 +188,7 @@ async def test_a_killed_engine_has_lost_nothing_that_it_answered(
     assert set(by_call) == told
     assert len(await verifications(engine, before.credentials)) == 4
     # Nothing is half there: what was not answered is either whole or absent.
-    for transaction_id in tried[-8:]:
+    for transaction_id in work.unanswered:
         body = {
             "transaction_id": transaction_id,
             "a": {"vns": [before.line], "numbers": [a_person()]},

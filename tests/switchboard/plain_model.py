@@ -145,7 +145,7 @@ class PlainModel:
         lengths = {side: draft.party(side).pin_length or 4 for side in Side}
         if flags.common_pin:
             lengths = dict.fromkeys(Side, draft.a.pin_length or draft.b.pin_length or 4)
-        becomes = self._with_drawn_pins(becomes, made, lengths, now_us)
+        becomes = self._with_drawn_pins(becomes, made, lengths, None, now_us)
         assert made == becomes._replace(id=made.id, expires_at_us=expires_at_us)
         held = Held(client_id, made, flags.cool_off_s)
         self.held.append(held)
@@ -170,7 +170,7 @@ class PlainModel:
         lengths = {side: draft.party(side).pin_length or 4 for side in Side}
         if was.common_pin:
             lengths = dict.fromkeys(Side, draft.a.pin_length or draft.b.pin_length or 4)
-        wanted = self._with_drawn_pins(wanted, becomes, lengths, now_us)
+        wanted = self._with_drawn_pins(wanted, becomes, lengths, held, now_us)
         assert becomes == wanted._replace(expires_at_us=expires_at_us)
         held.allocation = becomes
         for key in pins_of(was) - pins_of(becomes):
@@ -370,7 +370,12 @@ class PlainModel:
         return until_us <= now_us or (of is not None and owner == of.id)
 
     def _with_drawn_pins(
-        self, becomes: Allocation, answered: Allocation, lengths: dict[Side, int], now_us: int
+        self,
+        becomes: Allocation,
+        answered: Allocation,
+        lengths: dict[Side, int],
+        of: Held | None,
+        now_us: int,
     ) -> Allocation:
         """`becomes` with the PINs that were drawn, each of its length and free everywhere."""
         drawn = {side: becomes.party(side).pin == DRAWN for side in Side}
@@ -383,12 +388,8 @@ class PlainModel:
                 pin = full.party(side).pin
                 assert pin is not None
                 assert len(pin) == lengths[side]
-                keys = pins_of(full)
-                assert all(
-                    self._is_pin_free(key, None, now_us)
-                    for key in keys
-                    if key[1] == pin.digits and key not in pins_of(becomes)
-                )
+                drawn_keys = pins_of(full) - pins_of(becomes)
+                assert all(self._is_pin_free(key, of, now_us) for key in drawn_keys)
                 assert full.common_pin or full.a.pin != full.b.pin
         return full
 

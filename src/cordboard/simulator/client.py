@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, Final
 
 import aiohttp
@@ -61,25 +62,26 @@ class Client:
         raw: bytes | None = None,
     ) -> Answer:
         """One request; `raw` is sent as it is, `body` as JSON; `user` with the password is HTTP Basic."""
-        data = raw if raw is not None else None if body is None else orjson.dumps(body)
+        content = raw if raw is not None else None if body is None else orjson.dumps(body)
         sent = dict(headers or {})
-        if data is not None:
+        if content is not None:
             sent.setdefault("Content-Type", "application/json")
         if user is not None:
             sent["Authorization"] = basic(*user)
         async with self._session.request(
             method,
             self.base_url + path,
-            data=data,
+            # aiohttp has doubts about a megabyte of bytes, and none about a file of them.
+            data=None if content is None else BytesIO(content),
             headers=sent,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
         ) as response:
-            content = await response.read()
+            said = await response.read()
             try:
-                answered = orjson.loads(content)
+                answered = orjson.loads(said)
             except orjson.JSONDecodeError:
-                answered = content.decode("utf-8", "replace")
+                answered = said.decode("utf-8", "replace")
             return Answer(response.status, dict(response.headers), answered)
 
     async def admin(self, method: str, path: str, body: object = None) -> Answer:

@@ -127,14 +127,17 @@ class EngineProcess:
         self._process = None
         return code
 
+    def crash(self) -> None:
+        """Send SIGKILL and do not wait."""
+        assert self._process is not None
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
     async def kill(self) -> None:
         """End the engine as a crash does. Its database goes on, for the next engine to adopt."""
-        process = self._process
-        if process is None:
-            return
-        with suppress(ProcessLookupError):
-            process.kill()
-        await self.ended()
+        if self._process is not None:
+            self.crash()
+            await self.ended()
 
     async def clear_away(self) -> int | None:
         """Leave nothing running, whatever state things are in."""

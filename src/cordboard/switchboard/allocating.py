@@ -136,14 +136,13 @@ class Allocating:
         """
         if key is None:
             return await self._create(tenant, client_id, draft, None, answer_of)
-        running = self._running.get((tenant.id, key.key))
-        if running is not None:
-            try:
-                await asyncio.wait_for(running.wait(), SAME_KEY_WAIT_S)
-            except TimeoutError:
-                raise StillRunning from None
-            if (tenant.id, key.key) in self._running:
-                raise StillRunning
+        try:
+            async with asyncio.timeout(SAME_KEY_WAIT_S):
+                # Whoever wakes first becomes the next that the others wait for.
+                while (running := self._running.get((tenant.id, key.key))) is not None:
+                    await running.wait()
+        except TimeoutError:
+            raise StillRunning from None
         finished = self._running[tenant.id, key.key] = asyncio.Event()
         try:
             # Whatever this request would break by itself, a repeated one gets the first answer.

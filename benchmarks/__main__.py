@@ -1,0 +1,65 @@
+"""`python -m benchmarks [part …] [--quick] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from benchmarks.cores import Cores
+from benchmarks.creates import creates
+from benchmarks.decide import decide
+from benchmarks.engine import running_engine
+from benchmarks.passthru import passthru
+from benchmarks.report import Figure, machine, print_report, write_json
+from benchmarks.verify import verify
+
+PARTS: Final = ("decide", "passthru", "verify", "creates")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="shorter runs, of some use while one works")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    given = parser.parse_args()
+    if unknown := set(given.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    cores = Cores()
+    facts = {**machine(), "placement": str(cores)}
+    figures = uvloop.run(_run(given.parts or PARTS, cores, quick=given.quick))
+    print_report(facts, figures)
+    if given.json is not None:
+        write_json(given.json, facts, figures)
+
+
+async def _run(parts: tuple[str, ...] | list[str], cores: Cores, *, quick: bool) -> list[Figure]:
+    cores.pin(0, cores.other)
+    figures: list[Figure] = []
+    if "decide" in parts:
+        figures += decide(10_000 if quick else 100_000)
+    if set(parts) - {"decide"}:
+        figures += [figure async for figure in _over_http(parts, cores, quick=quick)]
+    return figures
+
+
+async def _over_http(
+    parts: tuple[str, ...] | list[str], cores: Cores, *, quick: bool
+) -> AsyncIterator[Figure]:
+    async with running_engine(cores) as engine:
+        if "passthru" in parts:
+            async for figure in passthru(engine, cores, 0.4 if quick else 2.0):
+                yield figure
+        if "verify" in parts:
+            async for figure in verify(engine, 1.0 if quick else 5.0):
+                yield figure
+        if "creates" in parts:
+            async for figure in creates(engine, 1.0 if quick else 5.0):
+                yield figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""A stranger's PIN: the hop that asks for it, and the hop that takes it with a durable outcome.
+
+Every call is another stranger's, and every PIN is right: each becomes a member, which is the most that one
+hop can write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import islice
+from typing import Final
+
+from benchmarks.calls import AppletRequests, CallSids, Hop
+from benchmarks.constant import BODY
+from benchmarks.engine import ALLOCATIONS, CLIENTS, STRANGERS, Engine, Measured, pin_of, virtual_number_of
+from benchmarks.report import Figure, quantile
+
+PART: Final = "verify"
+
+
+async def verify(engine: Engine, seconds: float) -> AsyncIterator[Figure]:
+    tenant, key = engine.credentials.tenant_id, engine.credentials.applet_key
+    prompt, entry = AppletRequests(tenant, key, "gather"), AppletRequests(tenant, key, "passthru")
+    hops = [Hop(STRANGERS + i, virtual_number_of(i), pin_of(i % ALLOCATIONS)) for i in range(ALLOCATIONS * 5)]
+    call_sids = list(islice(CallSids(), len(hops)))
+
+    asked = await engine.measure(CLIENTS, prompt.requests(call_sids, map(prompt.tail, hops)), seconds)
+    yield _figure("a stranger is asked", asked, "gather, the first hop of a call")
+
+    # Those who were asked, in the order in which they were asked.
+    known = asked.load.requests
+    entries = entry.requests(call_sids[:known], map(entry.tail, hops))
+    took = await engine.measure(CLIENTS, entries, seconds, ending=BODY)
+    yield _figure(
+        "the PIN is right", took, "passthru, its outcome durable and the stranger a member when answered"
+    )
+
+
+def _figure(what: str, measured: Measured, note: str) -> Figure:
+    latencies_ns = measured.load.latencies_ns
+    return Figure(
+        PART,
+        f"{what}, {CLIENTS} clients",
+        per_second=measured.load.per_second,
+        p50_us=quantile(latencies_ns, 0.5) / 1e3,
+        p99_us=quantile(latencies_ns, 0.99) / 1e3,
+        p999_us=quantile(latencies_ns, 0.999) / 1e3,
+        cpu_us=measured.cpu_us,
+        note=note,
+    )
