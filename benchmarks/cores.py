@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 # An idle engine asks for its feed ten times a second, which is some percent of a core.
 QUIET_SHARE: Final = 0.1
 QUIET_STEP_S: Final = 0.2
@@ -79,18 +78,18 @@ async def until_quiet(*pids: int) -> None:
 
 
 def _parent(process: Path) -> int:
-    fields = _stat(process)
-    return int(fields[1]) if fields else -1
+    """By proc_pid_stat(5), whose second field, the name, may have blanks and parentheses in it."""
+    try:
+        text = (process / "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return -1
+    return int(text.rpartition(")")[2].split()[1])
 
 
 def _cpu_s(pid: int) -> float:
-    fields = _stat(Path("/proc") / str(pid))
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S if fields else 0.0
-
-
-def _stat(process: Path) -> list[str]:
-    """The fields of proc_pid_stat(5) after the name, which may have blanks in it."""
+    # In nanoseconds; the times in proc_pid_stat(5) have steps of 10 ms.
     try:
-        return (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        tasks = list((Path("/proc") / str(pid) / "task").iterdir())
+        return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        return 0.0

@@ -7,8 +7,10 @@ is why they are shown whole; keys and tokens are not shown.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from typing import Final, assert_never
 import aiohttp
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -141,8 +144,9 @@ async def run(console: Console | None = None) -> int:
         },
     )
     is_well = False
+    termination = _Termination()
     try:
-        async with Receiver() as receiver, aiohttp.ClientSession() as session:
+        async with termination, Receiver() as receiver, aiohttp.ClientSession() as session:
             out.print(f"Starting an engine and its PostgreSQL in {directory} …", style="dim")
             await engine.start()
             out.print(f"It listens on {engine.base_url}", style="dim")
@@ -153,8 +157,11 @@ async def run(console: Console | None = None) -> int:
     except (Unexpected, NeverCame, aiohttp.ClientError, TimeoutError) as error:
         out.print(Text(f"The demo could not go on: {type(error).__name__}: {error}", style="red"))
         _print_log(out, engine)
+    except asyncio.CancelledError:
+        # Ctrl-C is whoever runs the loop's to report.
+        if not termination.came:
+            raise
     except BaseException:
-        # Ctrl-C, or a fault of the demo itself.
         _print_log(out, engine)
         raise
     finally:
@@ -162,6 +169,28 @@ async def run(console: Console | None = None) -> int:
         shutil.rmtree(directory, ignore_errors=True)
     out.print("The engine is stopped and its directory removed.", style="dim")
     return 0 if is_well else 1
+
+
+class _Termination:
+    """Lets SIGTERM end the demo as Ctrl-C does: an engine of its own session would outlive it."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._task: asyncio.Task[object] | None = None
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.current_task()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._cancel)
+
+    async def __aexit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        if self.came and self._task is not None:
+            self._task.uncancel()
+
+    def _cancel(self) -> None:
+        self.came = True
+        if self._task is not None:
+            self._task.cancel()
 
 
 class _Demo:
@@ -196,7 +225,7 @@ class _Demo:
 
     async def _allocate(self, credentials: Credentials) -> None:
         self._heading("Allocated", "Three GreenPins over REST.")
-        table = _table("transaction", "side A", "side B", "numbers to dial", "usage", "until")
+        table = _table("transaction", "side A", "side B", "dials", "usage", "until")
         for body in (
             {
                 "transaction_id": "ORD-7781",
@@ -226,7 +255,7 @@ class _Demo:
                 data["usage"],
                 data["deallocation_time"],
             )
-        self._out.print(table)
+        self._print_table(table)
         # Its time is not waited for: what ends it says so.
         ended = await self._receiver.wait_for(is_event(EventKind.DEALLOCATED, transaction_id="FLASH-1"))
         self._print_events([ended])
@@ -240,21 +269,23 @@ class _Demo:
             greets_first=scene.shape is Shape.BRANCHES,
         )
         transcript = await self._platform.place(scene.caller, flow)
-        table = _table("request", "sent", "decision", "reply", ">ms")
+        table = _table()
+        # Of one width in all calls, so that the eye can go down the page.
+        for heading, width in (("request", 13), ("sent", 16), ("decision", 8), ("reply", None)):
+            table.add_column(heading, width=width, ratio=None if width else 1)
+        table.add_column("ms", width=6, justify="right")
         for hop in transcript.hops:
             table.add_row(
                 Text(_request(hop)),
                 Text(_sent(hop), style="dim"),
-                _status(hop),
-                Text(hop.reply),
+                Text(_decision(hop), style="bold"),
+                _reply(hop),
                 f"{hop.elapsed_ms:.1f}",
             )
-        self._out.print(
-            f"   {scene.caller.number} dials {scene.caller.dials}   CallSid {transcript.call_sid}",
-            style="dim",
-        )
-        self._out.print(table)
-        self._out.print(Text.assemble("   ", _result(transcript.result)))
+        who = f"{scene.caller.number or 'somebody withheld'} dials {scene.caller.dials}"
+        self._out.print(f"   {who}   CallSid {transcript.call_sid}", style="dim")
+        self._print_table(table)
+        self._out.print(Text.assemble("   ⇒ ", _result(transcript.result)))
         return transcript
 
     async def _events_of(self, scene: Scene, transcript: Transcript) -> list[str]:
@@ -292,12 +323,17 @@ class _Demo:
         for scene, transcript, wrong in zip(SCENES, transcripts, faults, strict=True):
             table.add_row(
                 scene.title,
-                _result(transcript.result),
+                _ending(transcript.result),
                 str(len(transcript.hops)),
                 f"{sum(hop.elapsed_ms for hop in transcript.hops):.1f}",
                 Text("no: " + "; ".join(wrong), style="red") if wrong else Text("yes", style="green"),
             )
-        self._out.print(table)
+        self._print_table(table)
+
+    def _print_table(self, table: Table) -> None:
+        self._out.print()
+        self._out.print(Padding(table, (0, 0, 0, 2)))
+        self._out.print()
 
 
 def _mismatch(expected: CallResult, result: CallResult) -> list[str]:
@@ -321,6 +357,17 @@ def _result(result: CallResult) -> Text:
             assert_never(unmatched)
 
 
+def _ending(result: CallResult) -> Text:
+    """`_result` in short."""
+    match result:
+        case Connected(answered_by=str(number)):
+            return Text(f"connected to {number}", style="green")
+        case Refused():
+            return Text("refused", style="yellow")
+        case _:
+            return _result(result)
+
+
 def _request(hop: Hop) -> str:
     method = hop.request_line.partition(" ")[0]
     return f"{method} {hop.applet.value}"
@@ -335,18 +382,19 @@ def _sent(hop: Hop) -> str:
     return f"digits={hop.parameters['digits']}" if "digits" in hop.parameters else ""
 
 
-def _status(hop: Hop) -> Text:
-    match hop.status:
-        case None:
-            return Text("none", style="red")
-        case 200:
-            return Text("200", style="green")
-        case status:
-            return Text(str(status), style="yellow" if status < 400 else "red")
+def _decision(hop: Hop) -> str:
+    """The engine's word, where a reply has one."""
+    return hop.reply if hop.applet is Applet.PASSTHRU and hop.status is not None else ""
+
+
+def _reply(hop: Hop) -> Text:
+    style = "red" if hop.status is None or hop.status >= 400 else "green" if hop.status == 200 else "yellow"
+    status = Text("none" if hop.status is None else str(hop.status), style=style)
+    return status if _decision(hop) else Text.assemble(status, " ", hop.reply)
 
 
 _SHOWN_OF_EVENTS: Final = {
-    EventKind.CALL_COMPLETED: ("transaction_id", "from", "to", "call_type", "on_call_duration"),
+    EventKind.CALL_COMPLETED: ("transaction_id", "from", "to"),
     EventKind.DEALLOCATED: ("transaction_id", "state"),
     EventKind.VERIFIED: ("transaction_id", "caller", "pin"),
     EventKind.VERIFICATION_FAILED: ("caller", "vn", "pin"),
@@ -367,7 +415,7 @@ def _party(party: dict[str, object]) -> str:
 
 def _table(*columns: str) -> Table:
     """Columns by their headings; one that begins with `>` is set to the right."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=True, header_style="dim", expand=True)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, header_style="dim", expand=True)
     for column in columns:
         table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
     return table

@@ -1,0 +1,153 @@
+"""The command line, as a shell sees it: a process with its output and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import orjson
+import pytest
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+async def start(data_dir: Path, *arguments: str) -> Process:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CORDBOARD_")}
+    environment |= {"CORDBOARD_DATA_DIR": str(data_dir), "COLUMNS": "200"}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cordboard", *arguments, env=environment, stdout=PIPE, stderr=PIPE
+    )
+
+
+async def run(data_dir: Path, *arguments: str) -> Ran:
+    process = await start(data_dir, *arguments)
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return Ran(process.returncode, out.decode(), err.decode())
+
+
+@asynccontextmanager
+async def serving(data_dir: Path) -> AsyncIterator[str]:
+    """A running engine's address; it must end with code 0."""
+    process = await start(data_dir, "serve", "--port", "0")
+    assert process.stdout is not None
+    try:
+        url = ""
+        while not url:
+            line = (await process.stdout.readline()).decode()
+            assert line, (await process.communicate())[1].decode()
+            url = line.removeprefix("Listening on ").strip() if line.startswith("Listening") else ""
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+    assert process.returncode == 0
+
+
+def basic(token: str) -> dict[str, str]:
+    return {"Authorization": aiohttp.encode_basic_auth("acme1m", token)}
+
+
+async def test_a_tenant_is_provisioned_without_a_running_engine_and_served_by_the_next(
+    data_dir: Path,
+) -> None:
+    made = await run(data_dir, "tenant", "add", "acme1m", "--settings", '{"aparty_pin_enabled": false}')
+    assert made.code == 0, made.err
+    secrets = orjson.loads(made.out)
+    assert set(secrets) == {"id", "api_token", "applet_key"}
+    added = await run(data_dir, "vn", "add", "acme1m", "+918000000010", "--region", "KA", "--type", "mobile")
+    assert (added.code, added.out) == (0, "1 added to acme1m\n")
+    async with serving(data_dir) as url, aiohttp.ClientSession() as client:
+        auth = basic(secrets["api_token"])
+        async with client.get(f"{url}/v1/tenants/acme1m/settings", headers=auth) as answer:
+            assert (await answer.json())["data"]["aparty_pin_enabled"] is False
+
+
+async def test_a_running_engine_routes_by_what_the_command_line_adds(data_dir: Path) -> None:
+    async with serving(data_dir) as url, aiohttp.ClientSession() as client:
+        secrets = orjson.loads((await run(data_dir, "tenant", "add", "acme1m")).out)
+        token = orjson.loads((await run(data_dir, "token", "add", "acme1m")).out)
+        await run(data_dir, "vn", "add", "acme1m", "+918000000010")
+        body = {
+            "transaction_id": "ORD-1",
+            "a": {"vns": ["8000000010"], "numbers": ["9800000021"]},
+            "b": {"numbers": ["9800000022"]},
+        }
+        for secret in (secrets["api_token"], token["api_token"]):
+            auth = basic(secret)
+            async with client.post(f"{url}/v1/tenants/acme1m/greenpin", json=body, headers=auth) as answer:
+                # The first one gets it, the second one is told that it is taken: both are let in.
+                assert answer.status in (200, 409)
+        ended = await run(data_dir, "token", "delete", "acme1m", token["token_id"])
+        assert ended.code == 0, ended.err
+        auth = basic(token["api_token"])
+        # The feed reaches the engine within its poll; the answer that says so is waited for.
+        async with asyncio.timeout(10):
+            while True:
+                async with client.get(f"{url}/v1/tenants/acme1m/settings", headers=auth) as answer:
+                    if answer.status == 401:
+                        break
+        refused = await run(data_dir, "vn", "delete", "acme1m", "+918000000010")
+        assert (refused.code, refused.err) == (1, "cordboard: refused: 1 live allocations\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tenant", "add", "Bad Name"), "id must be 1 to 63 characters"),
+        (("tenant", "add", "acme1m", "--settings", "{"), "--settings: not JSON"),
+        (("tenant", "add", "acme1m", "--settings", '{"timezone": "CET"}'), "timezone must be"),
+        (("tenant", "delete", "nobody"), "there is no such tenant"),
+        (("vn", "add", "nobody", "+918000000010"), "there is no such tenant"),
+        (("token", "delete", "nobody", "5f0c0f7e-8d2c-4b64-9f0d-1d2a1f0f6f5e"), "there is no such tenant"),
+        (("vn", "delete", "nobody", "12"), "not a telephone number"),
+    ],
+)
+async def test_a_bad_command_says_why_and_ends_with_1(
+    data_dir: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    ran = await run(data_dir, *arguments)
+    assert ran.code == 1
+    assert message in ran.err
+    assert ran.err.count("\n") == 1, "one sentence and no traceback"
+
+
+async def test_every_setting_is_listed_and_no_secret_is_shown(data_dir: Path) -> None:
+    os.environ["CORDBOARD_ADMIN_TOKEN"] = "not-to-be-shown"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cordboard", "settings", stdout=PIPE, env={**os.environ, "COLUMNS": "250"}
+        )
+        out = (await process.communicate())[0].decode()
+    finally:
+        del os.environ["CORDBOARD_ADMIN_TOKEN"]
+    assert process.returncode == 0
+    assert "CORDBOARD_DATABASE_URL" in out
+    assert "CORDBOARD_ADMIN_TOKEN" in out
+    assert "not-to-be-shown" not in out
+
+
+async def test_python_without_its_checks_is_refused() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-O", "-m", "cordboard", "settings", stderr=PIPE
+    )
+    err = (await process.communicate())[1].decode()
+    assert process.returncode == 1
+    assert "python -O" in err
