@@ -59,11 +59,13 @@ NEIGHBOUR: Final = "+919800000051"
 GUESSER: Final = "+919800000061"
 
 ORDER_PIN: Final = "4821"
-REFUSAL: Final = "Sorry, this call cannot be connected. Goodbye."
+REFUSAL: Final = "Sorry, this call cannot be connected."
 
 SETTINGS: Final = {
     # Listed A numbers, the shop's own people, are connected without a PIN.
     "aparty_pin_enabled": "false",
+    "prompt_pin": "Please key in your PIN.",
+    "prompt_pin_again": "Once more, please: your PIN.",
     "greeting_refused": REFUSAL,
 }
 
@@ -271,9 +273,9 @@ class _Demo:
         transcript = await self._platform.place(scene.caller, flow)
         table = _table()
         # Of one width in all calls, so that the eye can go down the page.
-        for heading, width in (("request", 13), ("sent", 16), ("decision", 8), ("reply", None)):
+        for heading, width in (("request", 13), ("sent", 15), ("decision", 8), ("reply", None)):
             table.add_column(heading, width=width, ratio=None if width else 1)
-        table.add_column("ms", width=6, justify="right")
+        table.add_column("ms", width=5, justify="right")
         for hop in transcript.hops:
             table.add_row(
                 Text(_request(hop)),

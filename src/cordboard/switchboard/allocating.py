@@ -37,6 +37,7 @@ from cordboard.storage.allocations import (
     NotFound,
     NumberTaken,
     PinTaken,
+    PoolChanged,
     Released,
     ReleasedBefore,
     ReleaseRequest,
@@ -168,6 +169,8 @@ class Allocating:
                 if may_redraw and tries_left:
                     continue
                 raise Unacceptable([fault]) from None
+            except PoolChanged:
+                raise Unacceptable([_POOL_CHANGED]) from None
             if position is None:
                 return Changed(standing, is_propagated=True)
             self._metrics.allocation_changes.labels("updated").inc()
@@ -228,9 +231,12 @@ class Allocating:
                     now_us,
                 )
             kept = None if key is None else Idempotency(key.key, key.body_digest, answer_of(standing))
-            result = await self._making.submit(
-                tenant.cell, NewAllocation(tenant.tenant_no, standing, kept, is_second_try)
-            )
+            try:
+                result = await self._making.submit(
+                    tenant.cell, NewAllocation(tenant.tenant_no, standing, kept, is_second_try)
+                )
+            except PoolChanged:
+                raise Unacceptable([_POOL_CHANGED]) from None
             match result:
                 case Made(position):
                     self._metrics.allocation_changes.labels("made").inc()
@@ -306,6 +312,11 @@ class Allocating:
                     return Fault(Code.NOTHING_FREE, field, message), True
                 message = f"{field} is already registered on virtual number {virtual_number}."
                 return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message), False
+
+
+_POOL_CHANGED: Final = Fault(
+    Code.NOT_PERMITTED, "a.vns", "a.vns, b.vns: one of them was just taken out of the tenant's pool."
+)
 
 
 def _side_of_pin(allocation: Allocation, pin: Pin, virtual_number: E164) -> Side:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from cordboard.clock import SECOND_US, to_datetime, to_datetime_or_none
 from cordboard.routing.allocate import Standing, side_key
 from cordboard.routing.changes import (
@@ -77,10 +79,26 @@ class TryAgain(NamedTuple):
 MakeResult = Made | Taken | AnsweredBefore | TryAgain
 
 
+class PoolChanged(Exception):
+    """A VN that the board still had, or the tenant itself, is gone."""
+
+
 async def make(
     connection: Connection, cell: int, items: Sequence[NewAllocation], now_us: int
 ) -> list[MakeResult]:
-    """Make those allocations of one cell that nothing stands against, each whole or not at all."""
+    """Make those allocations of one cell that nothing stands against, each whole or not at all.
+
+    Raises PoolChanged.
+    """
+    try:
+        return await _make(connection, cell, items, now_us)
+    except asyncpg.ForeignKeyViolationError:
+        raise PoolChanged from None
+
+
+async def _make(
+    connection: Connection, cell: int, items: Sequence[NewAllocation], now_us: int
+) -> list[MakeResult]:
     lost: dict[UUID, MakeResult] = {}
     await _keep_answers(connection, cell, items, now_us, lost)
     await _insert_rows(connection, cell, [item for item in items if item.id not in lost], lost, now_us)
@@ -168,9 +186,7 @@ async def _insert_rows(
         connection, cell, [route for item in items for route in listed_routes(item.standing.allocation)]
     ):
         lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
-    wanted = [
-        claim for item in items if item.id not in lost for claim in claims(item.standing.allocation)
-    ]
+    wanted = [claim for item in items if item.id not in lost for claim in claims(item.standing.allocation)]
     for claim in await claim_pins(connection, cell, wanted, now_us):
         lost.setdefault(claim.allocation_id, PinTaken(claim.virtual_number, claim.pin))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
+import asyncpg
+
 from cordboard.clock import SECOND_US, to_datetime, to_datetime_or_none, to_instant_us
 from cordboard.routing.allocate import Standing, side_key
 from cordboard.routing.changes import (
@@ -16,6 +18,7 @@ from cordboard.routing.model import Allocation, Side, State
 from cordboard.routing.numbers import E164
 from cordboard.storage import feed
 from cordboard.storage.allocations.joining import MemberRoutes, member_stands
+from cordboard.storage.allocations.making import PoolChanged
 from cordboard.storage.allocations.reading import Found, find
 from cordboard.storage.allocations.rows import (
     NumberTaken,
@@ -70,7 +73,14 @@ async def lock_for_update(
 
 
 async def update(connection: Connection, cell: int, was: Found, becomes: Standing, now_us: int) -> Position:
-    """Replace the locked allocation `was`. Raises Conflict, to be rolled back."""
+    """Replace the locked allocation `was`. Raises Conflict or PoolChanged, to be rolled back."""
+    try:
+        return await _update(connection, cell, was, becomes, now_us)
+    except asyncpg.ForeignKeyViolationError:
+        raise PoolChanged from None
+
+
+async def _update(connection: Connection, cell: int, was: Found, becomes: Standing, now_us: int) -> Position:
     before, after = was.standing.allocation, becomes.allocation
     id = UUID(bytes=after.id)
     joined = await _member_routes(connection, cell, id)
