@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -104,6 +105,9 @@ async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with running_node(settings) as node:
+        # What is there now stays: the collector need not walk over it again and again while calls wait.
+        gc.collect()
+        gc.freeze()
         announce(node)
         _log.info("node.answering", url=node.url)
         await stop.wait()

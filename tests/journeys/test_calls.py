@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from cordboard.simulator.platform import (
@@ -308,6 +310,18 @@ async def test_a_repeated_wrong_pin_burns_one_attempt(tenant: Tenant) -> None:
     assert await call.enter(PIN) == "connect"
     failed = await tenant.all_events(EventKind.VERIFICATION_FAILED)
     assert [event.body["pin"] for event in failed] == list(WRONG_PINS[:2])
+
+
+async def test_the_same_hop_many_times_at_once_is_one_entry(tenant: Tenant) -> None:
+    agent = a_person()
+    await tenant.allocate([agent], [a_person()])
+    call = tenant.call(a_person())
+    await call.gather()
+    assert await asyncio.gather(*(call.select(WRONG_PINS[0]) for _ in range(8))) == ["pin"] * 8
+    await call.gather()
+    assert await asyncio.gather(*(call.targets(PIN) for _ in range(8))) == [[agent]] * 8
+    assert len(await tenant.all_events(EventKind.VERIFICATION_FAILED)) == 1
+    assert len(tenant.events(EventKind.VERIFIED)) == 1
 
 
 async def test_a_tenant_sets_how_many_attempts_there_are(new_tenant: MakeTenant) -> None:
@@ -758,6 +772,12 @@ async def test_a_new_applet_key_works_beside_the_old_until_that_is_deleted(tenan
     assert gone.status == 200
     after = [(await tenant.client.ask("GET", f"{path}?key={key}&{query}")).status for key in keys]
     assert after == [200, 401]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+async def test_an_applet_is_only_fetched(tenant: Tenant, method: str) -> None:
+    for applet in Applet:
+        assert (await tenant.call(a_person()).hop(applet, method=method)).status == 405
 
 
 # Whole flows

@@ -84,10 +84,6 @@ class Shop:
     def authorization(self) -> dict[str, str]:
         return {"Authorization": basic(self.id, self.credentials.api_token)}
 
-    @property
-    def applet_authorization(self) -> dict[str, str]:
-        return {"Authorization": basic(self.id, self.credentials.applet_key)}
-
     async def ask(
         self,
         method: str,

@@ -424,7 +424,7 @@ class HastyClock:
 @given(
     subjects=st.lists(st.sampled_from("aaabbc"), min_size=1, max_size=25),
     failures=st.lists(st.integers(0, 3), min_size=25, max_size=25),
-    kinds=st.randoms(use_true_random=False),
+    seed=st.integers(0, 2**32),
     senders=st.integers(1, 3),
 )
 async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
@@ -432,9 +432,11 @@ async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
     subscriber: Subscriber,
     subjects: list[str],
     failures: list[int],
-    kinds: Random,
+    seed: int,
     senders: int,
 ) -> None:
+    # Not hypothesis's own dice: subscribers throw them in an order that differs from run to run.
+    dice = Random(seed)
     database = await emptied(outbox)
     subscriber.received.clear()
     failures_left = {f"{place}": count for place, count in enumerate(failures)}
@@ -446,7 +448,7 @@ async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
         subject = subjects[int(received.transaction_id)]
         in_hand[subject] += 1
         assert in_hand[subject] == 1, "one of a subject at a time"
-        for _ in range(kinds.randrange(3)):
+        for _ in range(dice.randrange(3)):
             await asyncio.sleep(0)
         in_hand[subject] -= 1
         if failures_left[received.transaction_id]:
@@ -466,9 +468,9 @@ async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
         for sender in running:
             tasks.create_task(sender.run())
         for place, subject in enumerate(subjects):
-            facts = kinds.choice((verified(f"{place}"), deallocated(f"{place}")))
+            facts = dice.choice((verified(f"{place}"), deallocated(f"{place}")))
             await tell(database, new_event(subject, facts))
-            kinds.choice(running).wake()
+            dice.choice(running).wake()
         async with asyncio.timeout(GIVE_UP_S):
             await all_taken.wait()
         for sender in running:

@@ -65,7 +65,7 @@ SETTINGS: Final = {
     # Listed A numbers, the shop's own people, are connected without a PIN.
     "aparty_pin_enabled": "false",
     "prompt_pin": "Please key in your PIN.",
-    "prompt_pin_again": "Once more, please: your PIN.",
+    "prompt_pin_again": "Once more, your PIN.",
     "greeting_refused": REFUSAL,
 }
 

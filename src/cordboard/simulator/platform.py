@@ -543,7 +543,7 @@ def _summary(applet: Applet, method: str, reply: Reply | NoReply, *, is_programm
                 return f"unusable: {destinations.why}"
             if not destinations.numbers:
                 return "dial nobody"
-            shown = f", showing {destinations.caller_id}" if destinations.caller_id else ""
+            shown = f" as {destinations.caller_id}" if destinations.caller_id else ""
             return f"dial {', '.join(destinations.numbers)}{shown}"
         case Applet.GREETING:
             if method == "HEAD":

@@ -165,7 +165,7 @@ class Allocating:
                     lambda connection: self._update(connection, tenant, allocation_id, draft)
                 )
             except Conflict as conflict:
-                fault, may_redraw = self._fault_of(conflict.taken, draft, conflict.becomes)
+                fault, may_redraw = self._fault_of(conflict.taken, draft, conflict.becomes, conflict.was)
                 if may_redraw and tries_left:
                     continue
                 raise Unacceptable([fault]) from None
@@ -286,8 +286,10 @@ class Allocating:
         self._ring_bell()
         return await self._keeper.wait_for(position, self._propagation_timeout_s)
 
-    def _fault_of(self, taken: Taken, draft: Draft, allocation: Allocation) -> tuple[Fault, bool]:
-        """What to answer, and whether another PIN could do better."""
+    def _fault_of(
+        self, taken: Taken, draft: Draft, allocation: Allocation, was: Allocation | None = None
+    ) -> tuple[Fault, bool]:
+        """What to answer, and whether another PIN could do better. `was` is what an update found."""
         match taken:
             case ClientIdTaken():
                 message = "transaction_id: Allocation exists for this connection id."
@@ -307,6 +309,12 @@ class Allocating:
                 if allocation.common_pin:
                     given = draft.a.pin or draft.b.pin
                 field = f"{side_key(side)}.pin"
+                if given is None and was is not None and was.party(side).pin == pin:
+                    message = (
+                        f"{field}: the PIN that it has is already registered on virtual number"
+                        f" {virtual_number}; another pin or pin_length may be given with the change."
+                    )
+                    return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message), False
                 if given is None:
                     message = f"{field}: no PIN is free on virtual number {virtual_number}."
                     return Fault(Code.NOTHING_FREE, field, message), True

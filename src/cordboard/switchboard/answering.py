@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 from weakref import WeakValueDictionary
 
 from cordboard.clock import Clock
@@ -34,7 +34,7 @@ from cordboard.routing.model import (
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import Hop, after, entry_of
 from cordboard.storage import outcomes
-from cordboard.storage.calls import CallRow, CallType, NewEnd, record_ends
+from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text, record_ends
 from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.outcomes import CallKey, NewOutcome, Recorded
@@ -50,8 +50,8 @@ from cordboard.telemetry import Metrics
 LOOKUP_TIMEOUT_S: Final = 0.2
 # A new member's next call should find it on the board; its present one does not need that.
 JOIN_WAIT_S: Final = 0.2
-# Ways in of calls that a greeting may ask for by CallSid; 300 bytes each.
-WAYS_IN_MAX: Final = 100_000
+# Ways in of calls that a greeting may ask for by CallSid: two generations of these, 300 bytes each.
+WAYS_IN_MAX: Final = 50_000
 
 
 class HopRequest(NamedTuple):
@@ -108,6 +108,7 @@ class CallAnswering:
         self._wake_sender = wake_sender
         self._ring_bell = ring_bell
         self._ways_in: dict[tuple[int, str], WayIn] = {}
+        self._older_ways_in: dict[tuple[int, str], WayIn] = {}
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
         self._turns: WeakValueDictionary[CallKey, asyncio.Lock] = WeakValueDictionary()
         self._outcomes: CommitBatcher[NewOutcome, Recorded] = CommitBatcher(
@@ -126,8 +127,12 @@ class CallAnswering:
 
     def way_in(self, tenant: TenantView, call_sid: str) -> WayIn | None:
         """The VN and caller that are known under a CallSid."""
-        known = self._ways_in.get((tenant.tenant_no, call_sid))
-        return known or self._progress.way_in(tenant.tenant_no, call_sid.encode())
+        key = (tenant.tenant_no, call_sid)
+        return (
+            self._ways_in.get(key)
+            or self._older_ways_in.get(key)
+            or self._progress.way_in(tenant.tenant_no, call_sid.encode())
+        )
 
     def answer_at_once(self, tenant: TenantView, request: HopRequest) -> Decision | None:
         """The decision, where nothing has to be waited for: nearly every call is new and connects
@@ -305,7 +310,8 @@ class CallAnswering:
         tables: BoardTables = self._keeper.tables
         with tables.reader(tenant.cell, tenant.tenant_no) as board:
             decision = decide(call, board, self._clock.now_us())
-        self._metrics.decision_seconds.observe(time.perf_counter() - started_s)
+        seconds = time.perf_counter() - started_s
+        self._metrics.decision_seconds.observe(decision_text(decision), seconds)
         return decision
 
     def _note(
@@ -315,21 +321,23 @@ class CallAnswering:
         assert request.call_sid is not None
         if not request.is_recorded:
             return
-        ways_in = self._ways_in
-        if len(ways_in) >= WAYS_IN_MAX:
-            del ways_in[next(iter(ways_in))]
-        ways_in[tenant.tenant_no, request.call_sid] = WayIn(virtual_number, request.caller)
+        if len(self._ways_in) >= WAYS_IN_MAX:
+            # Whole generations are dropped: taking the oldest out of a dict walks over all that were.
+            self._older_ways_in, self._ways_in = self._ways_in, {}
+        self._ways_in[tenant.tenant_no, request.call_sid] = WayIn(virtual_number, request.caller)
         call = CallKey(tenant.id, request.call_sid, virtual_number, request.caller)
         self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us()))
 
     def _count(self, decision: Decision) -> Decision:
         match decision:
             case Connect(matched=matched):
-                self._metrics.decisions.labels("connect", matched.value).inc()
+                self._metrics.connected[matched].inc()
             case AskPin(last_entry=last_entry):
-                self._metrics.decisions.labels("ask_pin", last_entry.value).inc()
+                self._metrics.asked[last_entry].inc()
             case Refuse(reason=reason):
-                self._metrics.decisions.labels("refuse", reason.value).inc()
+                self._metrics.refused[reason].inc()
                 if reason is Reason.THROTTLED:
                     self._metrics.throttled.inc()
+            case unmatched:
+                assert_never(unmatched)
         return decision

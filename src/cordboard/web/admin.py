@@ -190,7 +190,7 @@ class Admin:
                 check_admin(self._admin_token, request)
                 shown = await handler(request)
             except Exception as error:
-                return refusal(problem_of(error), new_request_id(), request.method)
+                return refusal(request, problem_of(error), new_request_id())
             return response(shown.status, orjson.dumps(shown.body), shown.headers)
 
         if method == "GET":

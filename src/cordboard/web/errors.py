@@ -130,17 +130,21 @@ def problem_of(error: Exception) -> Problem:
             return Problem(Code.INTERNAL, "Internal error; it was logged.")
 
 
-def refusal(problem: Problem, request_id: str, method: str) -> web.Response:
+def refusal(request: web.Request, problem: Problem, request_id: str) -> web.Response:
     body = envelope(
         request_id,
-        method,
+        request.method,
         success=False,
         status=problem.status,
         code=problem.code,
         message=problem.message,
         data=problem.data,
     )
-    return response(problem.status, body, problem.headers)
+    refused = response(problem.status, body, problem.headers)
+    if not request.content.is_eof():
+        # Nobody wants the rest of the body; behind it the connection would not answer for seconds.
+        refused.force_close()
+    return refused
 
 
 def new_request_id() -> str:
@@ -161,7 +165,7 @@ async def envelope_errors(request: web.Request, handler: Handler) -> web.StreamR
             problem = Problem(Code.BAD, message, 405, headers={"Allow": allowed})
         case _:
             problem = Problem(Code.NOT_FOUND, "There is nothing under this path.", unrouted.status)
-    return refusal(problem, new_request_id(), request.method)
+    return refusal(request, problem, new_request_id())
 
 
 def _is_of_the_api(path: str) -> bool:
@@ -179,7 +183,7 @@ async def expect_continue(request: web.Request) -> web.StreamResponse | None:
     """`Expect: 100-continue` is met, and any other expectation refused in an envelope."""
     if request.headers["Expect"].lower() != "100-continue":
         problem = Problem(Code.BAD, "Expect: only 100-continue can be expected.", 417)
-        return refusal(problem, new_request_id(), request.method)
+        return refusal(request, problem, new_request_id())
     if request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # Nothing of the answer itself was sent yet.

@@ -50,7 +50,7 @@ class Tenants:
                 exchange = Exchange(request, request_id, tenant)
                 answer = await handler(exchange)
             except Exception as error:
-                return refusal(problem_of(error), request_id, request.method)
+                return refusal(request, problem_of(error), request_id)
             match answer:
                 case Answer():
                     return response(answer.status, exchange.envelope(answer), answer.headers)

@@ -76,7 +76,8 @@ class Exotel:
         return routes
 
     def _handler(self, applet: Applet) -> Callable[[web.Request], Awaitable[web.Response]]:
-        seconds = self._switchboard.metrics.request_seconds.labels(applet.value)
+        seconds = self._switchboard.metrics.request_seconds
+        name = applet.value
 
         async def handle(request: web.Request) -> web.Response:
             started_s = time.perf_counter()
@@ -95,7 +96,7 @@ class Exotel:
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
                 _log.exception("applet.fault", applet=applet.value, error=type(error).__name__)
                 response = self._fault(applet, tenant, query, "bug")
-            seconds.observe(time.perf_counter() - started_s)
+            seconds.observe(name, time.perf_counter() - started_s)
             return response
 
         return handle
@@ -241,12 +242,14 @@ def read_query(raw_query: str) -> Query:
     The platform appends its own parameters to a configured URL, so its `digits` would hide a
     configured `digits=ignore`; that pair is kept under a name of its own.
     """
-    query: Query = {}
+    pairs = raw_query.split("&")
+    try:
+        query: Query = dict([pair.split("=", 1) for pair in pairs])
+    except ValueError:
+        # A parameter without `=`; rare, and the way above takes half the time.
+        query = {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
     if raw_query.startswith(_IGNORES_DIGITS) or f"&{_IGNORES_DIGITS}" in raw_query:
         query[_IGNORES_DIGITS] = ""
-    for pair in raw_query.split("&"):
-        name, _, value = pair.partition("=")
-        query[name] = value
     return query
 
 

@@ -43,6 +43,10 @@ IN_FLIGHT_PER_SILENT_HOST_MAX: Final = 1
 # 8 busy hosts, or 128 dead ones; each is one socket and some 50 kB.
 IN_FLIGHT_MAX: Final = 128
 
+# Results written at the same time: 1 ms each, so 2,000 a second; the other connections of the pool are
+# for those who are waited for.
+RECORDING_MAX: Final = 2
+
 # The sum of the first eight is 3.7 h, and five more bring it to 23.7 h: some 14 attempts in all.
 RETRY_AFTER_S: Final = (1, 5, 30, 2 * 60, 10 * 60, 30 * 60, 3_600, 2 * 3_600, 4 * 3_600)
 # Each wait is 80 to 120 % of that, so that what failed together does not come back together.
@@ -140,6 +144,7 @@ class Sender:
         self._on_attempt = on_attempt
         self._in_flight: Counter[str] = Counter()
         self._silent_hosts: set[str] = set()
+        self._recording = asyncio.Semaphore(RECORDING_MAX)
         self._woken = asyncio.Event()
         self._stopped = asyncio.Event()
 
@@ -300,7 +305,8 @@ class Sender:
             event_id=str(claim.id), kind=claim.kind.value, host=host, attempts=claim.attempts, result=detail
         )
         try:
-            ours = await self._database.write(write)
+            async with self._recording:
+                ours = await self._database.write(write)
         except _CANNOT_WRITE as error:
             # The lease ends, and the event is sent again: at least once.
             event_log.warning("event_result_not_kept", error=type(error).__name__)

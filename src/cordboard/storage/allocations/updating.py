@@ -53,9 +53,10 @@ class AlreadyReleased(Exception):
 class Conflict(Exception):
     """The update would take what somebody else has."""
 
-    def __init__(self, taken: Taken, becomes: Allocation) -> None:
+    def __init__(self, taken: Taken, was: Allocation, becomes: Allocation) -> None:
         super().__init__(type(taken).__name__)
         self.taken = taken
+        self.was = was
         self.becomes = becomes
 
 
@@ -115,7 +116,7 @@ async def _update(connection: Connection, cell: int, was: Found, becomes: Standi
     unlisted = (set(before.a.numbers) | set(before.b.numbers)) | leaving
     await _replace_parties(connection, cell, before, after, unlisted)
     for route in await add_routes(connection, cell, sorted(wanted - standing_routes)):
-        raise Conflict(NumberTaken(route.virtual_number, route.number), after)
+        raise Conflict(NumberTaken(route.virtual_number, route.number), before, after)
     await _swap_pins(connection, cell, was.standing, becomes, now_us)
 
     changes: list[Change] = [AllocationStands(was.tenant_no, becomes.version, after)]
@@ -199,4 +200,4 @@ async def _swap_pins(
             await connection.execute(_SQL["drop_some_pins"], cell, id, *columns)
     added = sorted(after - before, key=lambda claim: (claim.virtual_number, claim.pin.digits))
     for claim in await claim_pins(connection, cell, added, now_us):
-        raise Conflict(PinTaken(claim.virtual_number, claim.pin), becomes.allocation)
+        raise Conflict(PinTaken(claim.virtual_number, claim.pin), was.allocation, becomes.allocation)
