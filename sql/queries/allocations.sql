@@ -100,6 +100,18 @@ WHERE caller_line.cell = $1
 ORDER BY caller_line.virtual_number, caller_line.number
 FOR UPDATE OF caller_line;
 
+-- name: lock_lines_of
+SELECT caller_line.virtual_number, caller_line.number
+FROM caller_line
+WHERE caller_line.cell = $1
+    AND (caller_line.virtual_number, caller_line.number) IN (
+        SELECT route.virtual_number, route.number
+        FROM route
+        WHERE route.cell = $1 AND route.allocation_id = ANY($2::uuid[])
+    )
+ORDER BY caller_line.virtual_number, caller_line.number
+FOR UPDATE OF caller_line;
+
 -- name: delete_idle_lines
 DELETE FROM caller_line
 USING unnest($2::bigint[], $3::bigint[]) AS left_by (virtual_number, number)
@@ -218,6 +230,12 @@ SELECT allocation.id, allocation.tenant_id, tenant.tenant_no, allocation.product
 FROM allocation
 JOIN tenant ON tenant.cell = $1 AND tenant.id = allocation.tenant_id
 WHERE allocation.cell = $1 AND allocation.id = ANY($2::uuid[]);
+
+-- name: client_id
+SELECT id
+FROM allocation
+WHERE cell = $1 AND tenant_id = $2 AND product = $3 AND client_id = $4 AND state = 'active'
+    AND (expires_at IS NULL OR expires_at > $5);
 
 -- name: lock_one
 SELECT state FROM allocation WHERE cell = $1 AND tenant_id = $2 AND id = $3 FOR UPDATE;

@@ -16,7 +16,7 @@ from cordboard.simulator.receiver import EventKind
 from cordboard.simulator.wire import as_start_time
 
 from .conftest import MakeTenant
-from .world import PIN, WRONG_PINS, Tenant, a_line, a_person
+from .world import PIN, WRONG_PINS, Tenant, a_line, a_person, raw_exchange
 
 UNKNOWN_ID = "d7ffd4b3-c861-4bda-a024-9cef1ae2f2a8"
 ENVELOPE = {"success", "status", "code", "message", "data"}
@@ -490,15 +490,9 @@ async def test_a_request_line_may_have_64_kib_and_no_more(tenant: Tenant) -> Non
 
 
 async def test_requests_that_cannot_be_read_stop_nobody(client: Client) -> None:
-    host, port = client.base_url.removeprefix("http://").split(":")
     for junk in (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 10 + b"X\r\n\r\n"):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(junk)
-        writer.write_eof()
-        answered = await reader.read()
+        answered = await raw_exchange(client.base_url, junk)
         assert not answered or answered.startswith(b"HTTP/1.1 400 ")
-        writer.close()
-        await writer.wait_closed()
     assert (await client.ask("GET", "/healthz")).status == 200
 
 

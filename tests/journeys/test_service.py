@@ -24,7 +24,7 @@ from cordboard.simulator.receiver import WAIT_S, EventKind, Receiver
 from cordboard.storage.embedded import EmbeddedPostgres, running_server
 
 from .conftest import MakeEngine
-from .world import ADMIN_TOKEN, PIN, WRONG_PINS, Call, Tenant, a_line, a_person, make_tenant
+from .world import ADMIN_TOKEN, PIN, WRONG_PINS, Call, Tenant, a_line, a_person, make_tenant, raw_exchange
 
 At = Callable[[EngineProcess], Client]
 
@@ -98,14 +98,6 @@ async def test_started_again_on_the_same_directory_everything_is_as_it_was(
     failed = await after.all_events(EventKind.VERIFICATION_FAILED)
     assert [event.body["pin"] for event in failed] == list(WRONG_PINS[:3])
     assert await engine.stop() == 0
-
-
-async def test_a_stopped_engine_leaves_no_database_running(fresh_engine: MakeEngine) -> None:
-    engine = fresh_engine()
-    await engine.start()
-    assert running_server(engine.postgres_dir) is not None
-    assert await engine.stop() == 0
-    assert running_server(engine.postgres_dir) is None
 
 
 async def test_a_stopping_engine_answers_every_change_that_it_makes(
@@ -267,15 +259,21 @@ async def test_a_killed_database_is_brought_back(
     await engine.start()
     tenant = await make_tenant(at(engine), session, receiver)
     agent, customer = a_person(), a_person()
-    made = await tenant.allocate([agent], [customer])
+    await tenant.allocate([agent], [customer])
     pid_file = engine.postgres_dir / "data" / "postmaster.pid"
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
     assert await tenant.call(agent).targets() == [customer]
+    # Asked with one key, as a client does that does not know what became of its request.
+    key = {"Idempotency-Key": "over-a-crash"}
+    order = an_order("ORD-after", tenant.line)
     async with asyncio.timeout(WAIT_S):
-        while (await tenant.api("GET", f"/greenpin/{made['greenpin_id']}")).status == 503:
+        while (answer := await tenant.create(order, headers=key)).status == 503:
             pass
-    assert (await tenant.create(an_order("ORD-after", tenant.line))).status == 200
+    assert answer.status == 200
+    assert (await tenant.api("GET", f"/greenpin/{answer.data['greenpin_id']}")).status in {200, 503}
+    assert await tenant.call(agent).targets() == [customer]
     assert await engine.stop() == 0
+    assert running_server(engine.postgres_dir) is None
 
 
 async def test_what_expired_while_the_engine_was_down_is_told_when_it_is_back(
@@ -344,11 +342,16 @@ async def test_a_token_that_nobody_set_is_made_and_kept_in_a_closed_file(
         assert token_file.read_text().strip() == token
 
 
-async def test_the_engine_says_one_line_when_it_listens(fresh_engine: MakeEngine) -> None:
+async def test_an_engine_says_one_line_when_it_listens_and_leaves_no_database_running(
+    fresh_engine: MakeEngine,
+) -> None:
     engine = fresh_engine()
     await engine.start()
     assert engine.said == []
     assert engine.base_url.startswith("http://127.0.0.1:")
+    assert running_server(engine.postgres_dir) is not None
+    assert await engine.stop() == 0
+    assert running_server(engine.postgres_dir) is None
 
 
 async def test_what_is_provisioned_at_the_command_line_answers_calls(
@@ -394,15 +397,9 @@ async def test_no_log_line_shows_a_number_a_pin_or_a_key(
     await tenant.api("DELETE", f"/greenpin/{made['greenpin_id']}")
     await tenant.all_events()
     # A request that aiohttp itself cannot read.
-    host, port = engine.base_url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(
-        f"GET /v1/x?key={tenant.credentials.applet_key}&CallFrom={agent}\x00 HTTP/1.1\r\n\r\n".encode()
-    )
-    writer.write_eof()
-    await reader.read()
-    writer.close()
-    await writer.wait_closed()
+    key = tenant.credentials.applet_key
+    unreadable = f"GET /v1/x?key={key}&CallFrom={agent}\x00 HTTP/1.1\r\n\r\n"
+    await raw_exchange(engine.base_url, unreadable.encode())
     assert await engine.stop() == 0
     log = engine.log.read_text() + (engine.postgres_dir / "postgres.log").read_text()
     secrets = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -281,6 +282,22 @@ async def make_tenant(
     virtual_numbers = tuple(lines or [a_line()])
     await client.add_virtual_numbers(tenant_id, *virtual_numbers)
     return Tenant(client, session, receiver, credentials, virtual_numbers)
+
+
+async def raw_exchange(base_url: str, sent: bytes) -> bytes:
+    """What comes back for bytes that no HTTP client would send; nothing where the connection is cut."""
+    host, port = base_url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(sent)
+        writer.write_eof()
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def pending_events(client: Client) -> int:

@@ -12,7 +12,7 @@ from cordboard.node import Node, running_node
 from cordboard.settings import Settings
 from cordboard.simulator.client import Client
 
-from .shop import ADMIN_TOKEN, BULK_ITEMS_MAX, Shop, ShiftedClock, open_shop
+from .shop import ADMIN_TOKEN, BULK_ITEMS_MAX, ShiftedClock, Shop, open_shop
 
 MakeShop = Callable[..., Awaitable[Shop]]
 

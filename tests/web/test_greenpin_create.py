@@ -200,7 +200,9 @@ async def test_ten_numbers_and_unicode_ids_are_taken(shop: Shop) -> None:
 # ── flags ────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("a", "b"), [("true", "false"), ("false", "true"), ("false", "false"), (True, False)])
+@pytest.mark.parametrize(
+    ("a", "b"), [("true", "false"), ("false", "true"), ("false", "false"), (True, False)]
+)
 async def test_only_sides_whose_pin_is_on_show_one(make_shop: MakeShop, a: object, b: object) -> None:
     shop = await make_shop({"aparty_pin_enabled": a, "bparty_pin_enabled": b})
     data = await shop.make(a__pin="123", b__pin="234")

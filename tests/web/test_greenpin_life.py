@@ -62,7 +62,14 @@ async def test_past_its_end_it_is_vaulted_whether_swept_or_not(shop: Shop) -> No
 
 @pytest.mark.parametrize(
     "greenpin_id",
-    [UNKNOWN_ID, "x", "6447bb5370c340ea850bde2fd3c585ee", "{6447bb53-70c3-40ea-850b-de2fd3c585ee}", "%00", "%F0"],
+    [
+        UNKNOWN_ID,
+        "x",
+        "6447bb5370c340ea850bde2fd3c585ee",
+        "{6447bb53-70c3-40ea-850b-de2fd3c585ee}",
+        "%00",
+        "%F0",
+    ],
 )
 async def test_an_id_that_nobody_has_is_not_found(shop: Shop, greenpin_id: str) -> None:
     before = await shop.rows()
@@ -363,7 +370,9 @@ async def test_good_items_of_a_bulk_update_happen_and_bad_ones_are_told(shop: Sh
     ]
     assert [item["greenpin_id"] for item in answer.data] == [item.get("greenpin_id") for item in items]
     assert "a.pin" in answer.data[3]["message"]
-    odd = await bulk(shop, {"greenpin_id": 5}, {"greenpin_id": made["greenpin_id"]}, "x", {"greenpin_id": "x"})
+    odd = await bulk(
+        shop, {"greenpin_id": 5}, {"greenpin_id": made["greenpin_id"]}, "x", {"greenpin_id": "x"}
+    )
     assert [item["code"] for item in odd.data] == [BAD, MISSING, BAD, Code.NOT_FOUND]
 
 

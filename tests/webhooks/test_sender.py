@@ -639,6 +639,27 @@ async def test_a_database_that_is_away_is_waited_for(database: Database, subscri
     assert await states(database) == [("subject", 1, "delivered", "status 200")]
 
 
+async def test_a_result_waits_for_a_database_that_is_away_for_a_moment(
+    database: Database, subscriber: Subscriber
+) -> None:
+    async def lose_the_database(_request: web.Request, _received: Received) -> web.StreamResponse:
+        await database.close()
+        return web.Response()
+
+    subscriber.answer = lose_the_database
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    with capture_logs() as logs:
+        async with sending(database):
+            async with asyncio.timeout(GIVE_UP_S):
+                # A log has no event to wait for.
+                while not any(entry["event"] == "event_result_waits" for entry in logs):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            await database.connect()
+    assert await states(database) == [("subject", 1, "delivered", "status 200")]
+    assert len(subscriber.received) == 1
+
+
 @pytest.mark.parametrize("answer", [with_status(200), with_status(500)])
 async def test_logs_name_the_host_and_nothing_that_was_sent(
     database: Database, subscriber: Subscriber, answer: Callable[..., Any]

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from cordboard.clock import Clock
 from cordboard.routing.allocate import (
+    PRECEDENCE,
     Code,
     Draft,
     Fault,
@@ -21,7 +22,7 @@ from cordboard.routing.allocate import (
     revise,
     side_key,
 )
-from cordboard.routing.model import Allocation, AllocationId, Side
+from cordboard.routing.model import Allocation, AllocationId, Product, Side
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage import allocations
 from cordboard.storage.allocations import (
@@ -55,6 +56,10 @@ from cordboard.telemetry import Metrics
 
 # Each try draws other PINs and sees a fresher board; a lost race is rare, eight in a row are a full pool.
 TRIES_MAX: Final = 8
+_CLIENT_ID_TAKEN: Final = Fault(
+    Code.CLIENT_ID_TAKEN, "transaction_id", "transaction_id: Allocation exists for this connection id."
+)
+_AFTER_CLIENT_ID: Final = PRECEDENCE[PRECEDENCE.index(Code.CLIENT_ID_TAKEN) + 1 :]
 # How long a repeated request waits for the first one under its Idempotency-Key.
 SAME_KEY_WAIT_S: Final = 5.0
 
@@ -219,17 +224,23 @@ class Allocating:
         is_second_try = False
         for tries_left in reversed(range(TRIES_MAX)):
             now_us = self._clock.now_us()
-            with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
-                standing = propose(
-                    AllocationId(allocation_id.bytes),
-                    tenant.id,
-                    client_id,
-                    draft,
-                    tenant.settings,
-                    _BoardPool(board),
-                    secrets.randbelow,
-                    now_us,
-                )
+            try:
+                with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
+                    standing = propose(
+                        AllocationId(allocation_id.bytes),
+                        tenant.id,
+                        client_id,
+                        draft,
+                        tenant.settings,
+                        _BoardPool(board),
+                        secrets.randbelow,
+                        now_us,
+                    )
+            except Unacceptable as refused:
+                # Of several broken rules the first in order is answered; this one only the database knows.
+                if refused.fault.code in _AFTER_CLIENT_ID and await self._has_client_id(tenant, client_id):
+                    raise Unacceptable([_CLIENT_ID_TAKEN]) from None
+                raise
             kept = None if key is None else Idempotency(key.key, key.body_digest, answer_of(standing))
             try:
                 result = await self._making.submit(
@@ -269,6 +280,14 @@ class Allocating:
         position = await allocations.update(connection, tenant.cell, was, becomes, now_us)
         return becomes, position
 
+    async def _has_client_id(self, tenant: TenantView, client_id: str) -> bool:
+        now_us = self._clock.now_us()
+        return await self._database.read(
+            lambda connection: allocations.has_client_id(
+                connection, tenant.cell, tenant.id, Product.GREENPIN, client_id, now_us
+            )
+        )
+
     async def _kept_answer(self, tenant: TenantView, key: IdempotencyKey) -> Repeated | None:
         """Raises KeyTaken."""
         now_us = self._clock.now_us()
@@ -292,8 +311,7 @@ class Allocating:
         """What to answer, and whether another PIN could do better. `was` is what an update found."""
         match taken:
             case ClientIdTaken():
-                message = "transaction_id: Allocation exists for this connection id."
-                return Fault(Code.CLIENT_ID_TAKEN, "transaction_id", message), False
+                return _CLIENT_ID_TAKEN, False
             case NumberTaken(virtual_number, number):
                 side = Side.A if number in allocation.a.numbers else Side.B
                 field = f"{side_key(side)}.numbers"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from random import SystemRandom
@@ -19,6 +19,7 @@ import aiohttp
 import asyncpg
 import orjson
 import structlog
+import structlog.typing
 from yarl import URL
 
 from cordboard.clock import SECOND_US, Clock
@@ -46,6 +47,11 @@ IN_FLIGHT_MAX: Final = 128
 # Results written at the same time: 1 ms each, so 2,000 a second; the other connections of the pool are
 # for those who are waited for.
 RECORDING_MAX: Final = 2
+# A result that is not kept is an event sent twice. With up to 0.2, 0.4, 0.8 and 1.6 s in between, a
+# connection that broke is back; that and five times the 10 s of a command may outlast the lease, which
+# does no harm.
+RECORDING_TRIES_MAX: Final = 5
+RECORDING_PAUSE_S: Final = 0.2
 
 # The sum of the first eight is 3.7 h, and five more bring it to 23.7 h: some 14 attempts in all.
 RETRY_AFTER_S: Final = (1, 5, 30, 2 * 60, 10 * 60, 30 * 60, 3_600, 2 * 3_600, 4 * 3_600)
@@ -304,12 +310,8 @@ class Sender:
         event_log = log.bind(
             event_id=str(claim.id), kind=claim.kind.value, host=host, attempts=claim.attempts, result=detail
         )
-        try:
-            async with self._recording:
-                ours = await self._database.write(write)
-        except _CANNOT_WRITE as error:
-            # The lease ends, and the event is sent again: at least once.
-            event_log.warning("event_result_not_kept", error=type(error).__name__)
+        ours = await self._write_patiently(write, event_log)
+        if ours is None:
             return
         if not ours:
             event_log.warning("event_lease_was_lost")
@@ -319,6 +321,21 @@ class Sender:
             event_log.error("event_dead")
         else:
             event_log.info("event_retried_later", wait_s=round((due_us - now_us) / SECOND_US, 1))
+
+    async def _write_patiently(
+        self, write: Callable[[Connection], Awaitable[bool]], event_log: structlog.typing.FilteringBoundLogger
+    ) -> bool | None:
+        """What `write` returned; None if nothing helps: then the lease ends, and the event is sent again."""
+        for tries in range(RECORDING_TRIES_MAX):
+            if tries:
+                await asyncio.sleep(RECORDING_PAUSE_S * 2 ** (tries - 1) * self._dice())
+            try:
+                async with self._recording:
+                    return await self._database.write(write)
+            except _CANNOT_WRITE as error:
+                event_log.debug("event_result_waits", error=type(error).__name__)
+        event_log.warning("event_result_not_kept")
+        return None
 
 
 def _host_of(endpoint: Endpoint | None) -> str:

@@ -14,7 +14,7 @@ from cordboard.storage.allocations.making import (
     kept_answer,
     make,
 )
-from cordboard.storage.allocations.reading import Found, Member, find, lock_many, members
+from cordboard.storage.allocations.reading import Found, Member, find, has_client_id, lock_many, members
 from cordboard.storage.allocations.releasing import (
     Released,
     ReleasedBefore,
@@ -62,6 +62,7 @@ __all__ = [
     "clear_cell",
     "ended_ids",
     "find",
+    "has_client_id",
     "join",
     "kept_answer",
     "lock_for_update",

@@ -16,9 +16,9 @@ from cordboard.routing.changes import (
 from cordboard.routing.model import Allocation, AllocationId, Side, State
 from cordboard.routing.numbers import E164
 from cordboard.storage.allocations.reading import Found
+from cordboard.storage.allocations.releasing import take_routes
 from cordboard.storage.allocations.rows import (
     Route,
-    add_routes,
     drop_idle_lines,
     drop_routes,
 )
@@ -83,7 +83,8 @@ async def join(
             Route(virtual_number, joining.number, id, joining.side, party.listed_need_pin)
             for virtual_number in party.virtual_numbers
         ]
-        refused = await add_routes(connection, cell, routes)
+        refused, released = await take_routes(connection, cell, routes, now_us)
+        changes += released
         if refused:
             await drop_routes(connection, cell, set(routes) - set(refused))
             await drop_idle_lines(connection, cell, [route[:2] for route in routes])

@@ -17,7 +17,7 @@ from cordboard.routing.changes import (
 )
 from cordboard.routing.model import Allocation, Side
 from cordboard.storage import feed
-from cordboard.storage.allocations.releasing import release_changes
+from cordboard.storage.allocations.releasing import release_ended_blockers
 from cordboard.storage.allocations.rows import (
     ClientIdTaken,
     NumberTaken,
@@ -221,21 +221,7 @@ async def _release_ended_blockers(
     standings = [item.standing for item in losers]
     routes = [route for standing in standings for route in listed_routes(standing.allocation)]
     wanted = [claim for standing in standings for claim in claims(standing.allocation)]
-    rows = await connection.fetch(
-        _SQL["ended_blockers"],
-        cell,
-        to_datetime(now_us),
-        [standing.tenant_id for standing in standings],
-        [standing.allocation.product.value for standing in standings],
-        [standing.client_id for standing in standings],
-        [route.virtual_number for route in routes],
-        [route.number for route in routes],
-        [claim.virtual_number for claim in wanted],
-        [claim.pin.digits for claim in wanted],
-    )
-    changes: list[Change] = []
-    if rows:
-        changes = await release_changes(connection, cell, [row["id"] for row in rows], now_us)
+    changes = await release_ended_blockers(connection, cell, now_us, standings, routes, wanted)
     lost_to_neighbours = [item for item in losers if len(losers) > 1 and not item.is_second_try]
     for item in losers if changes else lost_to_neighbours:
         lost[item.id] = TryAgain()

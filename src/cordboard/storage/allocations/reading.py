@@ -9,9 +9,9 @@ from uuid import UUID
 
 import asyncpg
 
-from cordboard.clock import to_instant_us
+from cordboard.clock import to_datetime, to_instant_us
 from cordboard.routing.allocate import Standing
-from cordboard.routing.model import Side, State
+from cordboard.routing.model import Product, Side, State
 from cordboard.routing.numbers import E164
 from cordboard.storage import feed
 from cordboard.storage.allocations.rows import side_of
@@ -44,6 +44,16 @@ async def members(connection: Connection, cell: int, allocation_id: UUID) -> lis
     return [
         Member(E164(row["number"]), side_of(row["side"]), to_instant_us(row["joined_at"])) for row in rows
     ]
+
+
+async def has_client_id(
+    connection: Connection, cell: int, tenant_id: str, product: Product, client_id: str, now_us: int
+) -> bool:
+    """Whether a live allocation of the tenant goes by this client id."""
+    row = await connection.fetchrow(
+        _SQL["client_id"], cell, tenant_id, product.value, client_id, to_datetime(now_us)
+    )
+    return row is not None
 
 
 def _standing(row: asyncpg.Record) -> Standing:

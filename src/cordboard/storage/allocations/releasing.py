@@ -16,9 +16,7 @@ from cordboard.routing.changes import (
 from cordboard.routing.model import State
 from cordboard.storage import feed
 from cordboard.storage.allocations.reading import find
-from cordboard.storage.allocations.rows import (
-    delete_routes,
-)
+from cordboard.storage.allocations.rows import Claim, Route, add_routes, claim_pins, delete_routes
 from cordboard.storage.database import Connection
 from cordboard.storage.events import NewEvent, add_events
 from cordboard.storage.facts import DeallocatedFacts
@@ -105,6 +103,52 @@ async def release_changes(
 ) -> list[Change]:
     """Release ended allocations as a part of a larger change, whose feed rows the caller writes."""
     return await _release(connection, cell, ids, now_us, ended_only=True)
+
+
+async def release_ended_blockers(
+    connection: Connection,
+    cell: int,
+    now_us: int,
+    standings: Sequence[Standing] = (),
+    routes: Sequence[Route] = (),
+    claims: Sequence[Claim] = (),
+) -> list[Change]:
+    """Release allocations past their end that still hold one of these client ids, routes or PINs."""
+    rows = await connection.fetch(
+        _SQL["ended_blockers"],
+        cell,
+        to_datetime(now_us),
+        [standing.tenant_id for standing in standings],
+        [standing.allocation.product.value for standing in standings],
+        [standing.client_id for standing in standings],
+        [route.virtual_number for route in routes],
+        [route.number for route in routes],
+        [claim.virtual_number for claim in claims],
+        [claim.pin.digits for claim in claims],
+    )
+    return await release_changes(connection, cell, [row["id"] for row in rows], now_us)
+
+
+async def take_routes(
+    connection: Connection, cell: int, routes: Sequence[Route], now_us: int
+) -> tuple[list[Route], list[Change]]:
+    """Add routes, for which ended allocations make way; (those refused, what the feed should tell)."""
+    refused = await add_routes(connection, cell, routes)
+    if not refused:
+        return [], []
+    changes = await release_ended_blockers(connection, cell, now_us, routes=refused)
+    return (await add_routes(connection, cell, refused) if changes else refused), changes
+
+
+async def take_pins(
+    connection: Connection, cell: int, claims: Sequence[Claim], now_us: int
+) -> tuple[list[Claim], list[Change]]:
+    """Claim PINs, for which ended allocations make way; (those refused, what the feed should tell)."""
+    refused = await claim_pins(connection, cell, claims, now_us)
+    if not refused:
+        return [], []
+    changes = await release_ended_blockers(connection, cell, now_us, claims=refused)
+    return (await claim_pins(connection, cell, refused, now_us) if changes else refused), changes
 
 
 async def _release(

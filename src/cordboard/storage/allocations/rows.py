@@ -111,6 +111,8 @@ async def claim_pins(connection: Connection, cell: int, claims: Sequence[Claim],
 
 
 async def delete_routes(connection: Connection, cell: int, ids: Sequence[UUID]) -> None:
+    # Lines before routes, as whoever adds a route takes them: else the two would wait for each other.
+    await connection.execute(_SQL["lock_lines_of"], cell, ids)
     rows = await connection.fetch(_SQL["delete_routes"], cell, ids)
     await drop_idle_lines(connection, cell, [(row["virtual_number"], row["number"]) for row in rows])
 

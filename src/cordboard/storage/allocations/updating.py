@@ -20,13 +20,12 @@ from cordboard.storage import feed
 from cordboard.storage.allocations.joining import MemberRoutes, member_stands
 from cordboard.storage.allocations.making import PoolChanged
 from cordboard.storage.allocations.reading import Found, find
+from cordboard.storage.allocations.releasing import take_pins, take_routes
 from cordboard.storage.allocations.rows import (
     NumberTaken,
     PinTaken,
     Route,
     Taken,
-    add_routes,
-    claim_pins,
     claims,
     columns_of,
     drop_idle_lines,
@@ -113,27 +112,30 @@ async def _update(connection: Connection, cell: int, was: Found, becomes: Standi
         *(had - member_routes.get(number, set()) for number, had in had_routes.items())
     )
     await drop_routes(connection, cell, gone)
+    # Before the new routes: a number that changes sides may need its PIN on one of them only.
+    await drop_idle_lines(connection, cell, [(route.virtual_number, route.number) for route in gone])
     unlisted = (set(before.a.numbers) | set(before.b.numbers)) | leaving
     await _replace_parties(connection, cell, before, after, unlisted)
-    for route in await add_routes(connection, cell, sorted(wanted - standing_routes)):
+    refused, changes = await take_routes(connection, cell, sorted(wanted - standing_routes), now_us)
+    for route in refused:
         raise Conflict(NumberTaken(route.virtual_number, route.number), before, after)
-    await _swap_pins(connection, cell, was.standing, becomes, now_us)
+    changes += await _swap_pins(connection, cell, was.standing, becomes, now_us)
 
-    changes: list[Change] = [AllocationStands(was.tenant_no, becomes.version, after)]
+    changes.append(AllocationStands(was.tenant_no, becomes.version, after))
     changes += [MemberLeft(was.tenant_no, after.id, number) for number in sorted(leaving)]
     for number, wishes in member_routes.items():
         had = had_routes[number]
         if wishes == had:
             continue
         # A member follows its side to new VNs as far as nobody stands there already.
-        refused = set(await add_routes(connection, cell, sorted(wishes - had)))
-        has = wishes - refused
+        refused, released = await take_routes(connection, cell, sorted(wishes - had), now_us)
+        changes += released
+        has = wishes - set(refused)
         if has:
             changes.append(member_stands(was.tenant_no, after, number, joined[number], has))
         else:
             await connection.execute(_SQL["delete_some_parties"], cell, id, [number])
             changes.append(MemberLeft(was.tenant_no, after.id, number))
-    await drop_idle_lines(connection, cell, [(route.virtual_number, route.number) for route in gone])
     await connection.execute(
         _SQL["update_allocation"],
         cell,
@@ -187,7 +189,8 @@ async def _replace_parties(
 
 async def _swap_pins(
     connection: Connection, cell: int, was: Standing, becomes: Standing, now_us: int
-) -> None:
+) -> list[Change]:
+    """Returns what the feed should tell of ended allocations that gave way."""
     before, after = set(claims(was.allocation)), set(claims(becomes.allocation))
     id = UUID(bytes=becomes.allocation.id)
     dropped = sorted({(claim.virtual_number, claim.pin.digits) for claim in before - after})
@@ -199,5 +202,7 @@ async def _swap_pins(
         else:
             await connection.execute(_SQL["drop_some_pins"], cell, id, *columns)
     added = sorted(after - before, key=lambda claim: (claim.virtual_number, claim.pin.digits))
-    for claim in await claim_pins(connection, cell, added, now_us):
+    refused, changes = await take_pins(connection, cell, added, now_us)
+    for claim in refused:
         raise Conflict(PinTaken(claim.virtual_number, claim.pin), was.allocation, becomes.allocation)
+    return changes
