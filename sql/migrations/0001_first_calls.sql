@@ -80,7 +80,7 @@ CREATE TABLE allocation (
     CHECK (a_pin IS NOT NULL OR NOT a_listed_need_pin),
     CHECK (b_pin IS NOT NULL OR NOT b_listed_need_pin),
     -- A common PIN is the same on both sides.
-    CHECK (NOT common_pin OR (a_pin IS NOT NULL AND a_pin = b_pin))
+    CHECK (NOT common_pin OR (a_pin IS NOT NULL AND b_pin IS NOT NULL AND a_pin = b_pin))
 );
 -- A client id names one active allocation of its product.
 CREATE UNIQUE INDEX allocation_client_id ON allocation (cell, tenant_id, product, client_id) WHERE state = 'active';

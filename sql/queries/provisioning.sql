@@ -61,7 +61,8 @@ WHERE allocation.cell = $1 AND allocation.state = 'active'
     AND allocation.id IN (
         SELECT route.allocation_id FROM route WHERE route.cell = $1 AND route.virtual_number = $2
         UNION
-        SELECT pin_claim.allocation_id FROM pin_claim WHERE pin_claim.cell = $1 AND pin_claim.virtual_number = $2
+        SELECT pin_claim.allocation_id FROM pin_claim
+        WHERE pin_claim.cell = $1 AND pin_claim.virtual_number = $2 AND pin_claim.cooling_until IS NULL
     );
 
 -- name: delete_cooling_pins_on
@@ -110,6 +111,9 @@ DELETE FROM call_end WHERE cell = $1 AND tenant_id = $2;
 
 -- name: delete_tenant_events
 DELETE FROM event WHERE cell = $1 AND tenant_id = $2;
+
+-- name: delete_tenant_event_onces
+DELETE FROM event_once WHERE cell = $1 AND tenant_id = $2;
 
 -- name: delete_tenant_event_subjects
 DELETE FROM event_subject WHERE cell = $1 AND tenant_id = $2;

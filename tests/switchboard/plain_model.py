@@ -316,7 +316,11 @@ class PlainModel:
                 elif _numbers_of([text])[0] not in self.pool:
                     codes.add(Code.NOT_PERMITTED)
         good = [
-            {number for number in _numbers_of(draft.party(side).numbers or ()) if number not in self.provisioned}
+            {
+                number
+                for number in _numbers_of(draft.party(side).numbers or ())
+                if number not in self.provisioned
+            }
             for side in Side
         ]
         if good[0] & good[1] - set(_numbers_of([FOREIGN])):

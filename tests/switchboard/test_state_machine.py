@@ -124,7 +124,14 @@ class Stage:
 
 _names = st.lists(st.sampled_from(PEOPLE), max_size=2, unique=True).map(lambda many: [n.plus for n in many])
 _odd_names = st.sampled_from(
-    [[PEOPLE[0].plus, PEOPLE[0].plus], [NONSENSE], [FOREIGN], [PEOPLE[1].plus, NONSENSE], ["a VN"], ["their VN"]]
+    [
+        [PEOPLE[0].plus, PEOPLE[0].plus],
+        [NONSENSE],
+        [FOREIGN],
+        [PEOPLE[1].plus, NONSENSE],
+        ["a VN"],
+        ["their VN"],
+    ]
 )
 _one_name = st.sampled_from(PEOPLE).map(lambda number: [number.plus])
 _numbers = st.integers(0, 19).flatmap(
@@ -171,7 +178,9 @@ class Story(RuleBasedStateMachine):
     stage: Stage
 
     @initialize(
-        flags=_flags, attempts_max=st.sampled_from([2, 3]), refuse_withheld=st.sampled_from([False] * 4 + [True])
+        flags=_flags,
+        attempts_max=st.sampled_from([2, 3]),
+        refuse_withheld=st.sampled_from([False] * 4 + [True]),
     )
     def begin(self, flags: Flags, attempts_max: int, refuse_withheld: bool) -> None:
         self.clock = self.stage.clock
@@ -226,9 +235,15 @@ class Story(RuleBasedStateMachine):
     # ── clients ──────────────────────────────────────────────────────────────
 
     @rule(
-        client_id=st.sampled_from(CLIENT_IDS), a=_new_parties, b=_new_parties, usage=_usages, duration_s=_durations
+        client_id=st.sampled_from(CLIENT_IDS),
+        a=_new_parties,
+        b=_new_parties,
+        usage=_usages,
+        duration_s=_durations,
     )
-    def allocate(self, client_id: str, a: Asked, b: Asked, usage: Usage | None, duration_s: int | None) -> None:
+    def allocate(
+        self, client_id: str, a: Asked, b: Asked, usage: Usage | None, duration_s: int | None
+    ) -> None:
         draft = self._draft(a, b, usage, duration_s)
         now_us = self._now()
         expected = self.model.code_of_create(client_id, draft, self.flags, now_us)
@@ -369,8 +384,15 @@ class Story(RuleBasedStateMachine):
         for _ in range(times):
             self._hop(sid, self.pool[place], caller, digits, hop)
 
-    @precondition(lambda self: any(held.allocation.a.pin or held.allocation.b.pin for held in self.model.live()))
-    @rule(which=st.integers(0, 99), side=st.sampled_from(Side), caller=st.sampled_from(CALLERS), place=st.integers(0, 9))
+    @precondition(
+        lambda self: any(held.allocation.a.pin or held.allocation.b.pin for held in self.model.live())
+    )
+    @rule(
+        which=st.integers(0, 99),
+        side=st.sampled_from(Side),
+        caller=st.sampled_from(CALLERS),
+        place=st.integers(0, 9),
+    )
     def enter_a_pin(self, which: int, side: Side, caller: E164 | None, place: int) -> None:
         """A fresh call with a PIN that stands somewhere."""
         with_pin = [held for held in self.model.live() if held.allocation.a.pin or held.allocation.b.pin]
@@ -421,9 +443,7 @@ class Story(RuleBasedStateMachine):
             self._nobody_is_connected_who_should_not_be(key, decision)
         return decision
 
-    def _expected(
-        self, key: tuple[str, E164, E164 | None], digits: str, hop: Hop, now_us: int
-    ) -> Decision:
+    def _expected(self, key: tuple[str, E164, E164 | None], digits: str, hop: Hop, now_us: int) -> Decision:
         """The naive decision, with the call's progress kept as routing.md says."""
         known = self.progress.get(key)
         _, virtual_number, caller = key
@@ -489,7 +509,11 @@ class Story(RuleBasedStateMachine):
             if not held.allocation.permits(side):
                 continue
             joined = sorted(
-                ((member.joined_at_us, member.number) for member in held.members if member.side is side.other),
+                (
+                    (member.joined_at_us, member.number)
+                    for member in held.members
+                    if member.side is side.other
+                ),
                 reverse=True,
             )
             targets = (*other.numbers, *(number for _, number in joined))

@@ -1,16 +1,20 @@
-"""A real node in this process: embedded PostgreSQL, real HTTP over loopback. Every test has a tenant of its own."""
+"""A real node in this process, over loopback. Every test has a tenant of its own."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import asyncpg
 import pytest
+from pydantic import SecretStr
 
 from cordboard.node import Node, running_node
 from cordboard.settings import Settings
 from cordboard.simulator.client import Client
+from cordboard.storage.embedded import DATABASE, running_server
 
 from .shop import ADMIN_TOKEN, BULK_ITEMS_MAX, ShiftedClock, Shop, open_shop
 
@@ -23,17 +27,40 @@ def clock() -> ShiftedClock:
 
 
 @pytest.fixture(scope="session")
-async def node(tmp_path_factory: pytest.TempPathFactory, clock: ShiftedClock) -> AsyncIterator[Node]:
-    directory = tmp_path_factory.mktemp("web")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("web") / "data"
+
+
+@pytest.fixture(scope="session")
+async def node(data_dir: Path, clock: ShiftedClock) -> AsyncIterator[Node]:
+    """The node that most tests share."""
     settings = Settings(
-        data_dir=directory / "data",
-        board_dir=directory / "board",
-        admin_token=ADMIN_TOKEN,
+        data_dir=data_dir,
+        board_dir=data_dir / "board",
+        admin_token=SecretStr(ADMIN_TOKEN),
         port=0,
         bulk_items_max=BULK_ITEMS_MAX,
     )
     async with running_node(settings, clock) as node:
         yield node
+
+
+@pytest.fixture
+async def own_settings(node: Node, tmp_path: Path) -> Settings:
+    """For a node that a test may break: with a database of its own, on the server of the shared node."""
+    server = running_server(node.switchboard.settings.postgres_dir)
+    assert server is not None
+    name = f"own_{tmp_path.name}"
+    connection = await asyncpg.connect(server.dsn)
+    await connection.execute(f'CREATE DATABASE "{name}"')
+    await connection.close()
+    return Settings(
+        data_dir=tmp_path / "data",
+        board_dir=tmp_path / "board",
+        database_url=SecretStr(server.dsn.replace(f"/{DATABASE}?", f"/{name}?")),
+        admin_token=SecretStr(ADMIN_TOKEN),
+        port=0,
+    )
 
 
 @pytest.fixture(scope="session")

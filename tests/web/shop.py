@@ -71,14 +71,14 @@ class Shop:
     def id(self) -> str:
         return self.credentials.tenant_id
 
-    def order(self, transaction_id: str = "order", **changed: Any) -> dict[str, Any]:
+    def order(self, transaction_id: str | None = "order", **changed: Any) -> dict[str, Any]:
         """A good create; `changed` replaces keys, those with `__` inside a party, None takes one away."""
         body: dict[str, Any] = {
             "transaction_id": transaction_id,
             "a": {"vns": [self.lines[0]], "numbers": [AGENT]},
             "b": {"vns": [self.lines[1]], "numbers": [CUSTOMER]},
         }
-        return merged(body, changed)
+        return merged(body, {"transaction_id": transaction_id, **changed})
 
     @property
     def authorization(self) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -191,7 +190,7 @@ async def test_an_unknown_path_is_told_in_an_envelope(shop: Shop, method: str, p
         ("POST", "/v1/tenants/{tenant}/greenpin/x", {"GET", "HEAD", "PUT", "DELETE"}),
         ("DELETE", "/v1/tenants/{tenant}/settings", {"GET", "HEAD", "PUT"}),
         ("PUT", "/v1/tenants/{tenant}/applet-keys", {"GET", "HEAD", "POST"}),
-        ("BREW", "/v1/tenants/{tenant}/applet-keys/x", {"DELETE"}),
+        ("PATCH", "/v1/tenants/{tenant}/applet-keys/x", {"DELETE"}),
         ("PUT", "/admin/v1/tenants", {"GET", "HEAD", "POST"}),
         ("PUT", "/admin/v1/tenants/x/vns/y", {"GET", "HEAD", "DELETE"}),
     ],
@@ -298,15 +297,9 @@ async def test_a_client_that_goes_away_in_its_body_leaves_no_fault(shop: Shop) -
 
 
 @pytest.fixture
-async def own_node(tmp_path: Path, clock: ShiftedClock) -> AsyncIterator[Node]:
+async def own_node(own_settings: Settings, clock: ShiftedClock) -> AsyncIterator[Node]:
     """A node that a test may break."""
-    settings = Settings(
-        data_dir=tmp_path / "data",
-        board_dir=tmp_path / "board",
-        admin_token=ADMIN_TOKEN,
-        port=0,
-    )
-    async with running_node(settings, clock) as node:
+    async with running_node(own_settings, clock) as node:
         yield node
 
 
@@ -366,38 +359,30 @@ def test_a_commit_that_nobody_knows_of_says_so() -> None:
 
 
 async def test_a_change_that_this_node_does_not_route_by_yet_says_so(
-    tmp_path: Path, session: aiohttp.ClientSession, clock: ShiftedClock
+    own_settings: Settings, session: aiohttp.ClientSession, clock: ShiftedClock
 ) -> None:
-    settings = Settings(
-        data_dir=tmp_path / "data",
-        board_dir=tmp_path / "board",
-        admin_token=ADMIN_TOKEN,
-        port=0,
-        propagation_timeout_s=1e-9,
-    )
+    settings = own_settings.model_copy(update={"propagation_timeout_s": 1e-9})
     async with running_node(settings, clock) as node:
         switchboard = node.switchboard
         made = await provisioning.add_tenant(switchboard.database, "late", {}, clock.now_us())
-        line = "+918000000010"
+        lines = ("+918000000010", "+918000000011")
         client = Client(session, node.url, ADMIN_TOKEN)
-        added = await client.admin("POST", "/tenants/late/vns", {"vns": [{"number": line}]})
+        vns = {"vns": [{"number": line} for line in lines]}
+        added = await client.admin("POST", "/tenants/late/vns", vns)
         assert (added.status, added.headers["Cordboard-Propagation"]) == (201, "pending")
-        position = made.position._replace(n=made.position.n + 1)
+        position = made.position._replace(n=made.position.n + len(lines))
         assert await switchboard.keeper.wait_for(position, 10)
         credentials = Credentials("late", made.api_token.secret, made.applet_key.secret)
-        shop = Shop(client, credentials, (line,), switchboard, clock)
+        shop = Shop(client, credentials, lines, switchboard, clock)
         answers = [
-            await shop.post(shop.order(b__vns=[line])),
+            await shop.post(shop.order()),
             await shop.ask("PUT", "/settings", {"country": "IN"}),
             await shop.ask("POST", "/applet-keys"),
         ]
         greenpin_id = answers[0].data["greenpin_id"]
         answers.append(await shop.put(greenpin_id, {"usage": "oneway"}))
-        answers.append(
-            await shop.ask(
-                "PUT", "/greenpin", {"greenpins": [{"greenpin_id": greenpin_id, "usage": "twoway"}]}
-            )
-        )
+        items = [{"greenpin_id": greenpin_id, "usage": "twoway"}]
+        answers.append(await shop.ask("PUT", "/greenpin", {"greenpins": items}))
         answers.append(await shop.delete(greenpin_id))
         for answer in answers:
             assert answer.status in (200, 201)

@@ -1,4 +1,4 @@
-"""POST /greenpin: the page's own example, every kind of bad input, and what two requests may not both have."""
+"""POST /greenpin: the page's own example, all bad input, and what two requests may not both have."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ async def test_durations_have_units_and_are_cut_to_the_longest(
     shop: Shop, key: str, text: str, seconds: int
 ) -> None:
     before = shop.clock.now_us() // 1_000_000
-    data = await shop.make(**{key: {"duration": text}})
+    data = await shop.make("order", **{key: {"duration": text}})
     after = shop.clock.now_us() // 1_000_000
     ends = datetime.strptime(data["deallocation_time"], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) - INDIA
     assert before + seconds <= (ends - EPOCH).total_seconds() <= after + seconds
@@ -172,7 +172,8 @@ async def test_without_a_duration_the_setting_counts(make_shop: MakeShop) -> Non
 @pytest.mark.parametrize("side", ["a", "b"])
 async def test_a_side_without_vns_takes_those_of_the_other(shop: Shop, side: str) -> None:
     other = "b" if side == "a" else "a"
-    for number, empty in enumerate((None, [])):
+    empties: list[Any] = [None, []]
+    for number, empty in enumerate(empties):
         data = await shop.make(
             f"order-{number}",
             **{f"{side}__vns": empty, f"{other}__vns": [shop.lines[2], shop.lines[3]]},
@@ -334,8 +335,10 @@ async def test_foreign_numbers_pass_where_the_setting_allows_them(make_shop: Mak
 @pytest.mark.parametrize("side", ["a", "b"])
 async def test_a_side_needs_numbers_where_its_pin_is_off(make_shop: MakeShop, side: str) -> None:
     shop = await make_shop({f"{side}party_pin_enabled": "false"})
-    for nobody in (None, []):
-        answer = await shop.post(shop.order(**{f"{side}__numbers": nobody, f"{side}__pin": "123"}))
+    nobodies: list[Any] = [None, []]
+    for nobody in nobodies:
+        changed = {f"{side}__numbers": nobody, f"{side}__pin": "123"}
+        answer = await shop.post(shop.order("order", **changed))
         assert_refused(answer, 400, MISSING, f"{side}.numbers")
 
 

@@ -1,4 +1,4 @@
-"""GET and PUT /settings: every key of the pages with its default, and nothing that could not be read later."""
+"""GET and PUT /settings: every key of the pages with its default, and nothing that nobody could read."""
 
 from __future__ import annotations
 
@@ -282,8 +282,7 @@ json_values = st.recursive(
 def test_whatever_is_accepted_can_be_read_by_the_engine(given_settings: dict[str, Any]) -> None:
     try:
         kept = checked_settings(given_settings)
-    except Unacceptable as refused:
-        assert refused.fault.code in (Code.BAD, Code.MISSING)
+    except Unacceptable:
         return
     settings = parse_settings({key: value for key, value in kept.items() if value is not None})
     assert 1 <= settings.a_pin_length <= 9

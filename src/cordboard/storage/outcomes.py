@@ -115,7 +115,7 @@ async def _tell(
         else {}
     )
     joins = [
-        allocations.Join(right.admission.allocation_id, item.call.caller, right.admission.side)
+        allocations.Join(right.admission.allocation_id, item.call.caller, right.admission.side, item.digits)
         for item, right in strangers
         if item.call.caller is not None
     ]

@@ -187,7 +187,15 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         for table in ("pins", "parties", "answers", "allocations"):
             await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
         numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
-        for table in ("credentials", "verifications", "calls", "call_ends", "events", "event_subjects"):
+        for table in (
+            "credentials",
+            "verifications",
+            "calls",
+            "call_ends",
+            "events",
+            "event_onces",
+            "event_subjects",
+        ):
             await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
         await connection.execute(_SQL["delete_tenant"], tenant.cell, tenant_id)
         changes += [VirtualNumberGone(E164(row["number"])) for row in numbers]

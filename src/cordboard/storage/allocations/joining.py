@@ -14,7 +14,7 @@ from cordboard.routing.changes import (
     MemberStands,
 )
 from cordboard.routing.model import Allocation, AllocationId, Side, State
-from cordboard.routing.numbers import E164
+from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.allocations.reading import Found
 from cordboard.storage.allocations.releasing import take_routes
 from cordboard.storage.allocations.rows import (
@@ -41,6 +41,8 @@ class Join(NamedTuple):
     allocation_id: AllocationId
     number: E164
     side: Side
+    # What was entered: a PIN that was changed meanwhile makes no member.
+    pin: Pin
 
 
 async def join(
@@ -57,6 +59,7 @@ async def join(
             if (here := found.get(UUID(bytes=join.allocation_id))) is not None
             and here.standing.state is State.ACTIVE
             and here.standing.allocation.is_live(now_us)
+            and here.standing.allocation.party(join.side).pin == join.pin
             and join.number not in here.standing.allocation.a.numbers
             and join.number not in here.standing.allocation.b.numbers
         }
