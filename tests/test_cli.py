@@ -30,7 +30,11 @@ def data_dir(tmp_path: Path) -> Path:
 
 async def start(data_dir: Path, *arguments: str) -> Process:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CORDBOARD_")}
-    environment |= {"CORDBOARD_DATA_DIR": str(data_dir), "COLUMNS": "200"}
+    environment |= {
+        "CORDBOARD_DATA_DIR": str(data_dir),
+        "CORDBOARD_BOARD_DIR": str(data_dir / "board"),
+        "COLUMNS": "200",
+    }
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cordboard", *arguments, env=environment, stdout=PIPE, stderr=PIPE
     )

@@ -33,6 +33,23 @@ MIGRATION_LOCK: Final = 0x0C04DB0A
 Result = TypeVar("Result")
 
 
+# How a connection ends under us; `InternalClientError` is asyncpg's for a server killed in mid-answer.
+_LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
+_AWAY: Final = (
+    *_LOST,
+    asyncpg.AdminShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
 class DatabaseAway(Exception):
     """PostgreSQL cannot be reached, or went away before anything was committed."""
 
@@ -119,7 +136,7 @@ class Database:
                 raise
             try:
                 await transaction.commit()
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError) as lost:
+            except _LOST as lost:
                 raise CommitUnknown("the connection was lost during a commit") from lost
             return result
 
@@ -156,16 +173,7 @@ def _translated() -> Iterator[None]:
     """Tell a database that is away from one that refuses what we said."""
     try:
         yield
-    except (
-        OSError,
-        TimeoutError,
-        asyncpg.PostgresConnectionError,
-        asyncpg.InterfaceError,
-        asyncpg.CannotConnectNowError,
-        asyncpg.AdminShutdownError,
-        asyncpg.CrashShutdownError,
-        asyncpg.TooManyConnectionsError,
-    ) as away:
+    except _AWAY as away:
         # The class alone: messages of the driver may quote arguments.
         raise DatabaseAway(type(away).__name__) from away
 

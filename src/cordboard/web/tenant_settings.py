@@ -105,9 +105,7 @@ Prompt = Annotated[
 Tag = Annotated[
     str, StringConstraints(min_length=1, max_length=TAG_CHARACTERS_MAX), AfterValidator(without_nul)
 ]
-Endpoint = Annotated[
-    str, StringConstraints(max_length=URL_CHARACTERS_MAX), AfterValidator(_absolute_url)
-]
+Endpoint = Annotated[str, StringConstraints(max_length=URL_CHARACTERS_MAX), AfterValidator(_absolute_url)]
 
 
 class SettingsBody(BaseModel):

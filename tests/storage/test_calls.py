@@ -1,0 +1,216 @@
+"""Call records: the last decision of each call, its one end, and the event of that."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from cordboard.clock import SECOND_US, to_datetime
+from cordboard.routing.allocate import Standing
+from cordboard.routing.model import (
+    AskPin,
+    Connect,
+    Decision,
+    LastEntry,
+    Matched,
+    Product,
+    Reason,
+    Refuse,
+    Side,
+)
+from cordboard.routing.numbers import E164
+from cordboard.storage import calls
+from cordboard.storage.calls import SILENT_AFTER_US, SILENT_SINCE_US, CallRow, CallType, NewEnd
+from cordboard.storage.outcomes import CallKey
+from tests.storage.office import ANN, BEN, CAT, NOW_US, Office
+
+ASKED = AskPin(4, 3, LastEntry.NONE)
+
+
+def connected(standing: Standing, target: E164 = BEN, side: Side = Side.A) -> Connect:
+    virtual_number = standing.allocation.a.virtual_numbers[0]
+    return Connect(standing.allocation.id, Product.GREENPIN, side, (target,), virtual_number, Matched.LISTED)
+
+
+def row(
+    office: Office, decision: Decision, at_us: int = NOW_US, call_sid: str = "sid", **call: Any
+) -> CallRow:
+    key = CallKey(office.tenant.id, call_sid, call.get("vn", office.vn), call.get("caller", ANN))
+    return CallRow(key, decision, at_us)
+
+
+def end(office: Office, call_sid: str = "sid", **what: Any) -> NewEnd:
+    return NewEnd(
+        **{
+            "tenant_id": office.tenant.id,
+            "call_sid": call_sid,
+            "timezone": "IST",
+            "call_type": CallType.COMPLETED,
+            "dial_call_status": "completed",
+            "dialled": BEN,
+            "dial_call_duration_s": 17,
+            "on_call_duration_s": 12,
+            "recording_url": None,
+            "start_time": None,
+            "at_us": NOW_US,
+            **what,
+        }
+    )
+
+
+async def write(office: Office, *rows: CallRow) -> None:
+    await office.database.write(lambda connection: calls.write_rows(connection, office.cell, rows))
+
+
+async def finish(office: Office, *ends: NewEnd) -> None:
+    await office.database.write(lambda connection: calls.record_ends(connection, office.cell, ends, NOW_US))
+
+
+async def kept(office: Office) -> list[tuple[Any, ...]]:
+    rows = await office.fetch(
+        "SELECT call_sid, caller, decision, first_hop_at, last_hop_at FROM call WHERE cell = $1"
+        " ORDER BY call_sid, caller"
+    )
+    return [tuple(row) for row in rows]
+
+
+async def ends(office: Office) -> dict[str, str]:
+    rows = await office.fetch("SELECT call_sid, call_type FROM call_end WHERE cell = $1")
+    return {row["call_sid"]: row["call_type"] for row in rows}
+
+
+# ── rows ─────────────────────────────────────────────────────────────────────
+
+
+async def test_the_last_decision_stands_and_the_first_hop_keeps_its_time(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    await write(office, row(office, ASKED, NOW_US), row(office, ASKED, NOW_US + 1))
+    await write(office, row(office, connected(standing), NOW_US + 2))
+    times = (to_datetime(NOW_US + 1), to_datetime(NOW_US + 2))
+    assert await kept(office) == [("sid", ANN, "connect", *times)]
+
+
+async def test_a_row_that_comes_late_changes_nothing(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    await write(office, row(office, connected(standing), NOW_US + 2))
+    await write(office, row(office, Refuse(Reason.WRONG_PIN), NOW_US + 1))
+    assert [kept[2] for kept in await kept(office)] == ["connect"]
+
+
+async def test_each_caller_of_a_call_sid_has_a_row_and_withheld_is_one(office: Office) -> None:
+    await write(office, row(office, ASKED), row(office, ASKED, caller=BEN), row(office, ASKED, caller=None))
+    await write(office)
+    assert [kept[1] for kept in await kept(office)] == [0, ANN, BEN]
+
+
+# ── ends ─────────────────────────────────────────────────────────────────────
+
+
+async def test_the_first_end_of_a_call_sid_stands_and_is_told_once(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    await write(office, row(office, connected(standing)))
+    await finish(office, end(office), end(office, call_type=CallType.INCOMPLETE))
+    await finish(office, end(office, call_type=CallType.CLIENT_HANGUP))
+    assert await ends(office) == {"sid": "completed"}
+    [event] = await office.events("call_completed")
+    assert (event["transaction_id"], event["call_type"]) == (standing.client_id, "completed")
+    assert (event["caller"], event["called"], event["virtual_number"]) == (ANN, BEN, office.vn)
+
+
+async def test_ends_reported_at_the_same_moment_are_one(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    await write(office, row(office, connected(standing)))
+    await asyncio.gather(*(finish(office, end(office, call_type=kind)) for kind in CallType))
+    assert len(await ends(office)) == 1
+    assert len(await office.events("call_completed")) == 1
+
+
+async def test_a_call_without_an_allocation_ends_without_an_event(office: Office) -> None:
+    await write(office, row(office, Refuse(Reason.NO_ALLOCATION)))
+    await finish(office, end(office), end(office, "never seen"))
+    assert await ends(office) == {"sid": "completed", "never seen": "completed"}
+    assert await office.events("call_completed") == []
+
+
+async def test_an_end_brings_the_rows_that_were_not_written_yet(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    rows = (row(office, ASKED), row(office, connected(standing), NOW_US + 1))
+    await finish(office, end(office, rows=rows, dialled=None))
+    [event] = await office.events("call_completed")
+    # What the platform did not say it dialled is what it was told to dial.
+    assert event["called"] == BEN
+
+
+async def test_the_board_speaks_for_a_call_whose_record_a_crash_has_taken(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    await finish(office, end(office, derived=row(office, connected(standing))))
+    assert len(await office.events("call_completed")) == 1
+    assert [kept[2] for kept in await kept(office)] == ["connect"]
+
+
+async def test_a_record_wins_over_what_the_board_says_now(office: Office) -> None:
+    then = await office.made([ANN], [BEN])
+    now = await office.made([CAT], [], a_pin="1", b_pin="2")
+    await write(office, row(office, connected(then)))
+    await finish(office, end(office, derived=row(office, connected(now), NOW_US + 1)))
+    assert [event["transaction_id"] for event in await office.events("call_completed")] == [then.client_id]
+
+
+async def test_the_last_connected_row_of_a_call_sid_is_told(office: Office) -> None:
+    first = await office.made([ANN], [BEN])
+    second = await office.made([CAT], [], a_pin="1", b_pin="2")
+    await write(
+        office,
+        row(office, connected(first), NOW_US),
+        row(office, connected(second), NOW_US + 1, caller=CAT),
+        row(office, Refuse(Reason.WRONG_PIN), NOW_US + 2, caller=None),
+    )
+    await finish(office, end(office))
+    [event] = await office.events("call_completed")
+    assert (event["transaction_id"], event["caller"]) == (second.client_id, CAT)
+
+
+async def test_a_call_of_a_released_allocation_is_told_all_the_same(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    await write(office, row(office, connected(standing)))
+    await office.release(standing)
+    await finish(office, end(office))
+    assert len(await office.events("call_completed")) == 1
+
+
+# ── calls that nobody ends ───────────────────────────────────────────────────
+
+
+async def close_silent(office: Office, now_us: int) -> bool:
+    """Whether the cell is among those that are looked at."""
+    cells = await office.database.read(lambda connection: calls.cells_with_silent_calls(connection, now_us))
+    await office.database.write(lambda connection: calls.close_silent(connection, office.cell, now_us))
+    return office.cell in cells
+
+
+async def test_a_silent_call_ends_as_unknown_after_four_hours(office: Office) -> None:
+    await write(office, row(office, ASKED), row(office, ASKED, NOW_US + SECOND_US, "later"))
+    assert not await close_silent(office, NOW_US + SILENT_AFTER_US - 1)
+    assert await ends(office) == {}
+    assert await close_silent(office, NOW_US + SILENT_AFTER_US)
+    assert await ends(office) == {"sid": "unknown"}
+    await close_silent(office, NOW_US + SILENT_SINCE_US + 1)
+    assert await ends(office) == {"sid": "unknown", "later": "unknown"}
+
+
+async def test_a_real_end_takes_the_place_of_unknown_and_is_told(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    await write(office, row(office, connected(standing)))
+    await close_silent(office, NOW_US + SILENT_AFTER_US)
+    assert await office.events("call_completed") == []
+    for call_type in (CallType.VOICEMAIL, CallType.COMPLETED):
+        await finish(office, end(office, call_type=call_type))
+    assert await ends(office) == {"sid": "voicemail"}
+    assert [event["call_type"] for event in await office.events("call_completed")] == ["voicemail"]
+
+
+async def test_an_ended_call_is_not_closed_again(office: Office) -> None:
+    await write(office, row(office, ASKED))
+    await finish(office, end(office, call_type=CallType.CLIENT_HANGUP))
+    await close_silent(office, NOW_US + SILENT_AFTER_US)
+    assert await ends(office) == {"sid": "client-hangup"}

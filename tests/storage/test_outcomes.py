@@ -1,0 +1,197 @@
+"""Outcomes: one for each entry of a call, the first one stands, and who is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from cordboard.clock import SECOND_US
+from cordboard.routing.model import Admission, LastEntry, Progress, Side
+from cordboard.routing.numbers import E164
+from cordboard.routing.progress import digest_of
+from cordboard.storage import outcomes
+from cordboard.storage.outcomes import CallKey, Failure
+from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office, race
+
+
+async def failures(office: Office) -> int:
+    return len(await office.fetch("SELECT 1 FROM verification WHERE cell = $1 AND outcome = 'failure'"))
+
+
+async def test_failures_of_a_call_are_counted_by_the_record(office: Office) -> None:
+    counts = []
+    for digits in ("1", "2", "3"):
+        [recorded] = await office.record(office.wrong("sid", digits))
+        counts.append(recorded.progress.failures)
+    assert counts == [1, 2, 3]
+    assert recorded.progress == Progress(
+        failures=3, last_entry=LastEntry.WRONG, tried=frozenset(map(digest_of, ("1", "2", "3")))
+    )
+    assert recorded.position is None
+
+
+async def test_a_repeated_entry_counts_and_is_told_once(office: Office) -> None:
+    for _ in range(3):
+        [recorded] = await office.record(office.wrong("sid", "1"))
+        assert recorded.progress.failures == 1
+    assert len(await office.events("verification_failed")) == 1
+
+
+async def test_the_same_entry_twice_in_one_batch_is_one(office: Office) -> None:
+    wrong = office.wrong("sid", "1")
+    first, second, other = await office.record(wrong, wrong, office.wrong("sid", "2"))
+    assert first == second == other
+    assert first.progress.failures == 2
+    assert len(await office.events("verification_failed")) == 2
+
+
+async def test_of_two_outcomes_of_one_entry_in_one_batch_the_first_stands(office: Office) -> None:
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    wrong, right = office.wrong("sid", "1", CAT), office.right("sid", standing, Side.A, CAT)
+    recorded, again = await office.record(wrong, right)
+    assert recorded == again
+    assert recorded.progress.admission is None
+    assert (await office.events("verified"), await office.members(standing)) == ([], [])
+
+    recorded, _ = await office.record(
+        replace(right, call=right.call._replace(call_sid="other")),
+        replace(wrong, call=wrong.call._replace(call_sid="other")),
+    )
+    assert recorded.progress.admission == Admission(standing.allocation.id, Side.A)
+    assert len(await office.events("verification_failed")) == 1
+
+
+async def test_the_first_outcome_stands_even_if_the_pin_changes_meanwhile(office: Office) -> None:
+    await office.record(office.wrong("sid", "1", CAT))
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    [recorded] = await office.record(office.right("sid", standing, Side.A, CAT))
+    assert recorded.progress.failures == 1
+    assert recorded.progress.admission is None
+    assert await office.members(standing) == []
+    assert await office.events("verified") == []
+
+
+async def test_two_nodes_that_record_one_entry_at_the_same_moment_agree(office: Office) -> None:
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    wrong, right = office.wrong("sid", "1", CAT), office.right("sid", standing, Side.A, CAT)
+    [recorded] = await race(
+        office.database,
+        lambda connection: outcomes.record(connection, office.cell, [right], NOW_US),
+        lambda connection: outcomes.record(connection, office.cell, [wrong], NOW_US),
+    )
+    assert recorded.progress.admission == Admission(standing.allocation.id, Side.A)
+    assert recorded.progress.failures == 0
+    assert await office.events("verification_failed") == []
+
+
+async def test_many_at_once_count_each_entry_once(office: Office) -> None:
+    entries = [str(digits) for digits in range(5)] * 4
+    await asyncio.gather(*(office.record(office.wrong("sid", digits)) for digits in entries))
+    assert await failures(office) == 5
+    assert len(await office.events("verification_failed")) == 5
+
+
+async def test_a_call_sid_with_another_caller_or_vn_is_another_call(office: Office) -> None:
+    for call in (
+        CallKey(office.tenant.id, "sid", office.vn, ANN),
+        CallKey(office.tenant.id, "sid", office.vn, BEN),
+        CallKey(office.tenant.id, "sid", office.vn, None),
+        CallKey(office.tenant.id, "sid", office.other_vn, ANN),
+    ):
+        [recorded] = await office.record(replace(office.wrong("sid", "1"), call=call))
+        assert recorded.progress.failures == 1
+
+
+async def test_progress_is_what_the_records_say(office: Office) -> None:
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    await office.record(
+        office.wrong("sid", "9", at_us=NOW_US - SECOND_US), office.right("sid", standing, Side.B)
+    )
+    known = CallKey(office.tenant.id, "sid", office.vn, ANN)
+    unknown = CallKey(office.tenant.id, "nobody", office.vn, None)
+    found = await office.database.read(
+        lambda connection: outcomes.progress_of(connection, office.cell, [known, unknown, known])
+    )
+    assert found == {
+        known: Progress(
+            failures=1,
+            last_entry=LastEntry.WRONG,
+            tried=frozenset((digest_of("9"), digest_of("2"))),
+            admission=Admission(standing.allocation.id, Side.B),
+        ),
+        unknown: Progress(),
+    }
+
+
+# ── who is told ──────────────────────────────────────────────────────────────
+
+
+async def test_a_stranger_is_told_of_once_for_each_allocation(office: Office) -> None:
+    first = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    second = await office.made([ANN], [BEN], a_pin="3", b_pin="4")
+    for standing in (first, second, first):
+        await office.enter(standing, Side.A, CAT)
+    await office.enter(first, Side.A, DAN)
+    told = [(event["transaction_id"], event["caller"]) for event in await office.events("verified")]
+    assert sorted(told) == sorted([(first.client_id, CAT), (second.client_id, CAT), (first.client_id, DAN)])
+
+
+async def test_one_stranger_in_two_calls_at_once_is_told_of_once(office: Office) -> None:
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    await office.record(*(office.right(sid, standing, Side.A, CAT) for sid in ("one", "two")))
+    await asyncio.gather(*(office.enter(standing, Side.A, DAN) for _ in range(4)))
+    told = [event["caller"] for event in await office.events("verified")]
+    assert sorted(told) == [CAT, DAN]
+    assert {member.number for member in await office.members(standing)} == {CAT, DAN}
+
+
+async def test_a_withheld_caller_is_told_of_each_call_and_joins_nothing(office: Office) -> None:
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    for call_sid in ("one", "two", "two"):
+        recorded = await office.enter(standing, Side.A, None, call_sid=call_sid)
+        assert recorded.position is None
+        assert recorded.progress.admission == Admission(standing.allocation.id, Side.A)
+    assert [(event["caller"], event["call_sid"]) for event in await office.events("verified")] == [
+        (None, "one"),
+        (None, "two"),
+    ]
+    assert await office.members(standing) == []
+
+
+async def test_a_listed_callers_success_is_a_record_and_no_event(office: Office) -> None:
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    [recorded] = await office.record(office.right("sid", standing, Side.A, is_stranger=False))
+    assert recorded.progress.admission == Admission(standing.allocation.id, Side.A)
+    assert recorded.position is None
+    assert (await office.events("verified"), await office.members(standing)) == ([], [])
+
+
+async def test_a_failure_of_a_listed_caller_is_told_too(office: Office) -> None:
+    await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    await office.record(office.wrong("sid", "9", ANN), office.wrong("sid", "1234567890", None))
+    told = {(event["caller"], event["pin"]) for event in await office.events("verification_failed")}
+    assert told == {(ANN, "9"), (None, "1234567890")}
+
+
+# ── for the sliding windows ──────────────────────────────────────────────────
+
+
+async def test_recent_failures_are_read_back_oldest_first(office: Office) -> None:
+    def at(seconds: int) -> int:
+        return NOW_US + seconds * SECOND_US
+
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    await office.record(
+        office.wrong("sid", "7", ANN, at(3)),
+        office.wrong("sid", "8", None, at(2)),
+        office.wrong("sid", "9", ANN, at(1)),
+        office.wrong("sid", "6", ANN, at(0)),
+        office.right("sid", standing, Side.A, at_us=at(2)),
+    )
+    found = await office.database.read(lambda connection: outcomes.recent_failures(connection, at(0)))
+
+    def failure(caller: E164 | None, seconds: int) -> Failure:
+        return Failure(office.tenant.id, office.vn, caller, at(seconds))
+
+    ours = [row for row in found if row.tenant_id == office.tenant.id]
+    assert ours == [failure(ANN, 1), failure(None, 2), failure(ANN, 3)]
