@@ -17,6 +17,9 @@ from phonenumbers import ValidationResult
 # ITU-T E.164: country code and national number together have at most 15 digits.
 E164_DIGITS_MAX = 15
 
+# A number with all its blanks; a longer text is none, and is neither looked at nor remembered.
+NUMBER_CHARACTERS_MAX = 40
+
 PIN_DIGITS_MIN = 1
 PIN_DIGITS_MAX = 9
 
@@ -103,7 +106,7 @@ def parse_number(text: str, country: str) -> E164 | None:
             return E164(text[1:])
         if length == 10 and text[0] in _LEADING and text.isdigit():
             return E164(_INDIA + int(text))
-    return _parse_any(text, country)
+    return _parse_any(text, country) if len(text) <= NUMBER_CHARACTERS_MAX else None
 
 
 # 4,096 texts of about 300 bytes: the numbers of other shapes that one busy hour repeats.

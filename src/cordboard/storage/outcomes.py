@@ -72,27 +72,26 @@ async def record(
     connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
 ) -> list[Recorded]:
     """Record outcomes, make members of strangers with a right PIN, and write the events of both."""
+    # The same entry twice in one batch is one, and its first outcome stands.
+    first: dict[tuple[CallKey, bytes], NewOutcome] = {}
+    for item in items:
+        first.setdefault((item.call, item.outcome.digest), item)
     rows = await connection.fetch(
         _SQL["insert"],
         cell,
-        [item.call.tenant_id for item in items],
-        [item.call.call_sid for item in items],
-        [item.call.virtual_number for item in items],
-        [item.call.caller or WITHHELD for item in items],
-        [item.outcome.digest for item in items],
-        ["success" if isinstance(item.outcome, RightPin) else "failure" for item in items],
-        ["right_pin" if isinstance(item.outcome, RightPin) else "wrong_pin" for item in items],
-        [_allocation_id(item.outcome) for item in items],
-        [_side_text(item.outcome) for item in items],
-        [to_datetime(item.at_us) for item in items],
+        [item.call.tenant_id for item in first.values()],
+        [item.call.call_sid for item in first.values()],
+        [item.call.virtual_number for item in first.values()],
+        [item.call.caller or WITHHELD for item in first.values()],
+        [item.outcome.digest for item in first.values()],
+        ["success" if isinstance(item.outcome, RightPin) else "failure" for item in first.values()],
+        ["right_pin" if isinstance(item.outcome, RightPin) else "wrong_pin" for item in first.values()],
+        [_allocation_id(item.outcome) for item in first.values()],
+        [_side_text(item.outcome) for item in first.values()],
+        [to_datetime(item.at_us) for item in first.values()],
     )
     inserted = {(_call_key(row), row["digits_digest"]) for row in rows}
-    new: list[NewOutcome] = []
-    for item in items:
-        key = (item.call, item.outcome.digest)
-        if key in inserted:
-            inserted.discard(key)  # The same entry twice in one batch is told once.
-            new.append(item)
+    new = [item for key, item in first.items() if key in inserted]
     position = await _tell(connection, cell, new, now_us)
     on_record = await progress_of(connection, cell, {item.call for item in items})
     return [Recorded(on_record[item.call], position) for item in items]

@@ -33,7 +33,7 @@ from cordboard.web.bodies import BULK_BYTES_MAX, read_object
 from cordboard.web.credentials import KEYS, TOKENS, Words
 from cordboard.web.envelope import propagation, response
 from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
-from cordboard.web.schemas import NUMBER_CHARACTERS_MAX, NewTenantBody, NewVirtualNumbersBody, checked
+from cordboard.web.schemas import NewTenantBody, NewVirtualNumbersBody, checked
 from cordboard.web.tenant_settings import checked_settings
 
 TENANTS_PATH: Final = "/admin/v1/tenants"
@@ -154,7 +154,7 @@ class Admin:
     async def _number_of_path(self, request: web.Request) -> E164:
         """Raises NoSuchTenant, NoSuchVirtualNumber."""
         tenant = await provisioning.get_tenant(self._database, _tenant_id(request))
-        number = _number(request.match_info["number"], parse_settings(tenant.settings).country)
+        number = parse_number(request.match_info["number"], parse_settings(tenant.settings).country)
         if number is None:
             raise NoSuchVirtualNumber
         return number
@@ -210,17 +210,13 @@ def _tenant_id(request: web.Request) -> str:
     return tenant_id
 
 
-def _number(text: str, country: str) -> E164 | None:
-    return parse_number(text, country) if len(text) <= NUMBER_CHARACTERS_MAX else None
-
-
 def new_virtual_numbers(body: NewVirtualNumbersBody, country: str) -> list[NewVirtualNumber]:
     """Raises Unacceptable."""
     faults: list[Fault] = []
     new: dict[E164, NewVirtualNumber] = {}
     for position, item in enumerate(body.vns):
         field = f"vns[{position}].number"
-        number = _number(item.number, country)
+        number = parse_number(item.number, country)
         if number is None:
             faults.append(Fault(Code.BAD_NUMBER, field, f"{field} is not a telephone number."))
         elif number in new:

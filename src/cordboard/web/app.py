@@ -12,7 +12,7 @@ from aiohttp import web
 
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.admin import admin_routes
-from cordboard.web.errors import envelope_errors
+from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
 from cordboard.web.health import Health
 from cordboard.web.rest import rest_routes
@@ -29,11 +29,12 @@ _log = structlog.get_logger(__name__)
 
 
 def build_app(switchboard: Switchboard, admin_token: str) -> web.Application:
-    app = web.Application(middlewares=[envelope_errors], client_max_size=BODY_BYTES_MAX)
+    app = web.Application(client_max_size=BODY_BYTES_MAX)
     app.add_routes(Exotel(switchboard).routes())
     app.add_routes(rest_routes(switchboard))
     app.add_routes(admin_routes(switchboard, admin_token))
     app.add_routes(Health(switchboard).routes())
+    app.add_routes(unrouted_routes())
     return app
 
 

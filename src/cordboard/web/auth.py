@@ -57,7 +57,7 @@ def check_admin(admin_token: str, request: web.Request) -> None:
 
 
 def _tenant_of_credentials(tenants: TenantDirectory, authorization: str) -> TenantView | None:
-    credentials = _basic(authorization)
+    credentials = basic_credentials(authorization)
     if credentials is None:
         return None
     user, token = credentials
@@ -69,7 +69,8 @@ def _tenant_of_credentials(tenants: TenantDirectory, authorization: str) -> Tena
     return tenant if tenant.accepts_api_token(token) else None
 
 
-def _basic(authorization: str) -> tuple[str, str] | None:
+def basic_credentials(authorization: str) -> tuple[str, str] | None:
+    """(user, password) of an Authorization header, or None if it is of another scheme or broken."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None

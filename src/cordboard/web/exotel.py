@@ -6,8 +6,6 @@ exotel.md 2 to 7 is the contract. Every reply fails closed: a fault of ours conn
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -26,6 +24,7 @@ from cordboard.storage.database import CommitUnknown, DatabaseAway
 from cordboard.switchboard.answering import EndReport, HopRequest
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
+from cordboard.web.auth import basic_credentials
 
 # LMDB keys and a CallSid of 32 characters (exotel.md 1.2) both stay far below.
 CALL_SID_CHARACTERS_MAX: Final = 128
@@ -108,9 +107,10 @@ class Exotel:
         key = request.match_info.get("key") or _text(query, "key")
         if key:
             return tenant if tenant.accepts_applet_key(key) else None
-        user, secret = basic_credentials(request.headers.get("Authorization"))
-        if user != tenant.id:
+        credentials = basic_credentials(request.headers.get("Authorization", ""))
+        if credentials is None or credentials[0] != tenant.id:
             return None
+        secret = credentials[1]
         return tenant if tenant.accepts_applet_key(secret) or tenant.accepts_api_token(secret) else None
 
     async def _respond(
@@ -287,17 +287,6 @@ def _conversation_s(raw_query: str) -> int:
         ),
         DURATION_S_MAX,
     )
-
-
-def basic_credentials(header: str | None) -> tuple[str, str]:
-    """(user, password) of an Authorization header; empty texts where there are none."""
-    if header is None or header[:6].lower() != "basic ":
-        return "", ""
-    try:
-        user, _, password = base64.b64decode(header[6:], validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return "", ""
-    return user, password
 
 
 # ── writing ──────────────────────────────────────────────────────────────────

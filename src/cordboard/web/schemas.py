@@ -8,7 +8,7 @@ Bad, with code 5: `"pin_length": 0` or `3.0` or `true`, `"pin": 123` (its zeros 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
@@ -38,8 +38,6 @@ from cordboard.routing.tenant import parse_duration
 from cordboard.web.auth import TENANT_ID
 
 CLIENT_ID_CHARACTERS_MAX: Final = 255
-# Numbers are at most 32 characters with all their blanks; longer ones are none, and are not looked at.
-NUMBER_CHARACTERS_MAX: Final = 64
 FLOW_ID_CHARACTERS_MAX: Final = 64
 # 4 MiB of them are some 100,000; this many are 0.5 s of one transaction.
 VIRTUAL_NUMBERS_PER_REQUEST_MAX: Final = 10_000
@@ -191,13 +189,7 @@ def _draft(body: GreenPinBody, faults: tuple[Fault, ...]) -> Draft:
 def _party_draft(party: PartyBody | None) -> PartyDraft:
     if party is None:
         return PartyDraft()
-    return PartyDraft(_number_texts(party.numbers), _number_texts(party.vns), party.pin, party.pin_length)
-
-
-def _number_texts(given: list[str] | None) -> Sequence[str] | None:
-    if given is None:
-        return None
-    return [text if len(text) <= NUMBER_CHARACTERS_MAX else "" for text in given]
+    return PartyDraft(party.numbers, party.vns, party.pin, party.pin_length)
 
 
 # ── administration ───────────────────────────────────────────────────────────
