@@ -49,15 +49,15 @@ async def _run(parts: tuple[str, ...] | list[str], cores: Cores, *, quick: bool)
 async def _over_http(
     parts: tuple[str, ...] | list[str], cores: Cores, *, quick: bool
 ) -> AsyncIterator[Figure]:
-    async with running_engine(cores) as engine:
+    async with running_engine(cores, 2_000 if quick else 10_000) as engine:
         if "passthru" in parts:
-            async for figure in passthru(engine, cores, 0.4 if quick else 2.0):
+            async for figure in passthru(engine, cores, *((5, 0.3) if quick else (7, 2.0))):
                 yield figure
         if "verify" in parts:
-            async for figure in verify(engine, 1.0 if quick else 5.0):
+            async for figure in verify(engine, 0.7 if quick else 5.0):
                 yield figure
         if "creates" in parts:
-            async for figure in creates(engine, 1.0 if quick else 5.0):
+            async for figure in creates(engine, 0.7 if quick else 5.0):
                 yield figure
 
 

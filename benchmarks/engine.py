@@ -24,7 +24,6 @@ from cordboard.simulator.engine import EngineProcess
 from cordboard.simulator.wire import basic
 
 TENANT: Final = "acme1m"
-ALLOCATIONS: Final = 10_000
 VIRTUAL_NUMBERS: Final = tuple(range(80_0000_0000, 80_0000_0020))
 CLIENTS: Final = 32
 
@@ -36,23 +35,22 @@ LISTED_A, LISTED_B, STRANGERS, LATER_A, LATER_B = (first * 1_0000_0000 for first
 class Engine:
     process: EngineProcess
     credentials: Credentials
-    # How fast the allocations below were made: the figure of `benchmarks.creates`.
     address: tuple[str, int]
-
-    @property
-    def pids(self) -> list[int]:
-        return [self.process.pid, *descendants(self.process.pid)]
+    # The `index`th lists LISTED_A + index and LISTED_B + index, on `virtual_number_of` and with `pin_of` it.
+    allocations: int
 
     async def measure(
         self, connections: int, requests: Iterator[bytes], seconds: float | None, *, ending: bytes = b""
     ) -> Measured:
         """A run, and all that it leaves to be done behind its replies."""
-        pids = self.pids
-        await until_quiet(*pids)
         before_s = cpu_s(self.process.pid)
         load = await drive(self.address, connections, requests, seconds, ending=ending)
-        await until_quiet(*pids)
+        await self.settle()
         return Measured(load, (cpu_s(self.process.pid) - before_s) / load.requests * 1e6)
+
+    async def settle(self) -> None:
+        """Wait until it has written what it owes."""
+        await until_quiet(self.process.pid, *descendants(self.process.pid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +60,8 @@ class Measured:
 
 
 @asynccontextmanager
-async def running_engine(cores: Cores) -> AsyncIterator[Engine]:
-    """`cordboard serve` on a directory that is removed afterwards, with `ALLOCATIONS` on its board."""
+async def running_engine(cores: Cores, allocations: int) -> AsyncIterator[Engine]:
+    """`cordboard serve` on a directory that is removed afterwards, with `allocations` on its board."""
     directory = Path(tempfile.mkdtemp(prefix="cordboard-bench-"))
     # As `cordboard serve` does it by itself, where there is shared memory.
     board = Path(
@@ -89,14 +87,15 @@ async def running_engine(cores: Cores) -> AsyncIterator[Engine]:
         parts = urlsplit(process.base_url)
         assert parts.hostname is not None
         assert parts.port is not None
-        engine = Engine(process, credentials, (parts.hostname, parts.port))
+        engine = Engine(process, credentials, (parts.hostname, parts.port), allocations)
         first = (
             create_request(
                 credentials, f"first-{i}", LISTED_A + i, LISTED_B + i, virtual_number_of(i), pin_of(i)
             )
-            for i in range(ALLOCATIONS)
+            for i in range(allocations)
         )
         await drive(engine.address, CLIENTS, first, None)
+        await engine.settle()
         yield engine
     finally:
         await asyncio.shield(process.clear_away())

@@ -1,8 +1,8 @@
 """The passthru hop of a listed caller beside a bare aiohttp handler that answers a constant.
 
-Both run on one core, one at a time, in turns; every request has a CallSid of its own and comes from one of
-10,000 callers. What counts is the median of the ratios of neighbouring rounds: a machine that has other
-things to do slows both.
+Both run on one core, one at a time, in turns; every request has a CallSid of its own, and comes from the
+caller of the next of all allocations. What counts is the median of the ratios of neighbouring rounds: a
+machine that has other things to do slows both.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from typing import Final
 from benchmarks.calls import AppletRequests, CallSids, Hop
 from benchmarks.constant import BODY, constant_server
 from benchmarks.cores import Cores, cpu_s
-from benchmarks.engine import ALLOCATIONS, LISTED_A, Engine, Measured, virtual_number_of
+from benchmarks.engine import LISTED_A, Engine, Measured, virtual_number_of
 from benchmarks.generator import Load, drive
 from benchmarks.report import Figure, quantile
 
 PART: Final = "passthru"
 RATIO_AIM: Final = 0.70
-ROUNDS: Final = 7
 CONNECTIONS: Final = (1, 32)
 WARM_UP_S: Final = 0.5
 
@@ -37,54 +36,53 @@ class Rounds:
     engine: list[Measured]
 
 
-async def passthru(engine: Engine, cores: Cores, seconds: float) -> AsyncIterator[Figure]:
-    """`seconds` is the time of each side in each round."""
+async def passthru(engine: Engine, cores: Cores, rounds: int, seconds: float) -> AsyncIterator[Figure]:
+    """`rounds` of `seconds` for each side."""
     requests = _requests(engine)
     async with constant_server("raw", cores) as raw:
         for connections in CONNECTIONS:
-            await drive(raw.address, connections, requests(), WARM_UP_S)
             load = await drive(raw.address, connections, requests(), seconds)
             yield _figure(
                 f"generator's own limit, {_counted(connections)}", [Measured(load, 0.0)], "raw protocol"
             )
     for connections in CONNECTIONS:
-        rounds = await _rounds(engine, cores, connections, requests, seconds)
-        yield _figure(f"bare aiohttp, {_counted(connections)}", rounds.bare)
-        yield _figure(f"listed caller, {_counted(connections)}", rounds.engine)
+        run = await _rounds(engine, cores, connections, requests, rounds, seconds)
+        yield _figure(f"bare aiohttp, {_counted(connections)}", run.bare)
+        yield _figure(f"listed caller, {_counted(connections)}", run.engine)
         ratios = sorted(
             ours.load.per_second / bare.load.per_second
-            for ours, bare in zip(rounds.engine, rounds.bare, strict=True)
+            for ours, bare in zip(run.engine, run.bare, strict=True)
         )
         yield Figure(
             PART,
             f"against bare, {_counted(connections)}",
             ratio=median(ratios),
             ratios=tuple(ratios),
-            note=f"{ratios[0]:.2f} to {ratios[-1]:.2f} in {ROUNDS} rounds; aim {RATIO_AIM:.2f}",
+            note=f"{ratios[0]:.2f} to {ratios[-1]:.2f} in {rounds} rounds; aim {RATIO_AIM:.2f}",
         )
 
 
 async def _rounds(
-    engine: Engine, cores: Cores, connections: int, requests: Requests, seconds: float
+    engine: Engine, cores: Cores, connections: int, requests: Requests, rounds: int, seconds: float
 ) -> Rounds:
-    rounds = Rounds([], [])
+    run = Rounds([], [])
     async with constant_server("bare", cores) as bare:
         await drive(bare.address, connections, requests(), WARM_UP_S)
         await engine.measure(connections, requests(), WARM_UP_S, ending=BODY)
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             before_s = cpu_s(bare.pid)
             load = await drive(bare.address, connections, requests(), seconds, ending=BODY)
             used_us = (cpu_s(bare.pid) - before_s) / load.requests * 1e6
-            rounds.bare.append(Measured(load, used_us))
+            run.bare.append(Measured(load, used_us))
             # It waits until the engine has written what it owes, so that no round pays for another.
-            rounds.engine.append(await engine.measure(connections, requests(), seconds, ending=BODY))
-    return rounds
+            run.engine.append(await engine.measure(connections, requests(), seconds, ending=BODY))
+    return run
 
 
 def _requests(engine: Engine) -> Requests:
     """Makes a stream of requests that does not end; callers come round again, CallSids never do."""
     applet = AppletRequests(engine.credentials.tenant_id, engine.credentials.applet_key, "passthru")
-    tails = [applet.tail(Hop(LISTED_A + i, virtual_number_of(i))) for i in range(ALLOCATIONS)]
+    tails = [applet.tail(Hop(LISTED_A + i, virtual_number_of(i))) for i in range(engine.allocations)]
     call_sids = CallSids()
     return lambda: applet.requests(call_sids, cycle(tails))
 

@@ -7,21 +7,28 @@ hop can write.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from itertools import islice
+from itertools import cycle, islice
 from typing import Final
 
 from benchmarks.calls import AppletRequests, CallSids, Hop
 from benchmarks.constant import BODY
-from benchmarks.engine import ALLOCATIONS, CLIENTS, STRANGERS, Engine, Measured, pin_of, virtual_number_of
+from benchmarks.engine import CLIENTS, STRANGERS, Engine, Measured, pin_of, virtual_number_of
 from benchmarks.report import Figure, quantile
 
 PART: Final = "verify"
+# More than anybody is asked in the time of one run.
+CALLS_MAX: Final = 100_000
 
 
 async def verify(engine: Engine, seconds: float) -> AsyncIterator[Figure]:
     tenant, key = engine.credentials.tenant_id, engine.credentials.applet_key
     prompt, entry = AppletRequests(tenant, key, "gather"), AppletRequests(tenant, key, "passthru")
-    hops = [Hop(STRANGERS + i, virtual_number_of(i), pin_of(i % ALLOCATIONS)) for i in range(ALLOCATIONS * 5)]
+    # Strangers come round to the same allocations, each with a call and a number of its own.
+    allocations = range(engine.allocations)
+    hops = [
+        Hop(STRANGERS + i, virtual_number_of(index), pin_of(index))
+        for i, index in enumerate(islice(cycle(allocations), CALLS_MAX))
+    ]
     call_sids = list(islice(CallSids(), len(hops)))
 
     asked = await engine.measure(CLIENTS, prompt.requests(call_sids, map(prompt.tail, hops)), seconds)

@@ -51,15 +51,15 @@ GIVE_UP_S: Final = 60
 
 ANN, BEN, CAT, DAN = (E164(919800000021 + n) for n in range(4))
 # Nothing is sent in these tests; that somebody wants to be told is enough for an event to be kept.
-ENDPOINTS: Final = {
-    key: "https://subscriber.example/"
-    for key in (
+ENDPOINTS: Final = dict.fromkeys(
+    (
         "greenpin_call_complete_event_endpoint",
         "verified_caller_event_endpoint",
         "failed_verification_event_endpoint",
         "deallocation_callback_event_endpoint",
-    )
-}
+    ),
+    "https://subscriber.example/",
+)
 
 Result = TypeVar("Result")
 _numbers = count(1)

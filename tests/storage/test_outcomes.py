@@ -19,15 +19,12 @@ async def failures(office: Office) -> int:
 
 
 async def test_failures_of_a_call_are_counted_by_the_record(office: Office) -> None:
-    counts = []
-    for digits in ("1", "2", "3"):
-        [recorded] = await office.record(office.wrong("sid", digits))
-        counts.append(recorded.progress.failures)
-    assert counts == [1, 2, 3]
-    assert recorded.progress == Progress(
+    recorded = [(await office.record(office.wrong("sid", digits)))[0] for digits in ("1", "2", "3")]
+    assert [one.progress.failures for one in recorded] == [1, 2, 3]
+    assert recorded[-1].progress == Progress(
         failures=3, last_entry=LastEntry.WRONG, tried=frozenset(map(digest_of, ("1", "2", "3")))
     )
-    assert recorded.position is None
+    assert recorded[-1].position is None
 
 
 async def test_a_repeated_entry_counts_and_is_told_once(office: Office) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, assert_never
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from hypothesis import HealthCheck, event, note, settings
 from hypothesis import strategies as st
@@ -41,6 +43,7 @@ from cordboard.routing.model import (
     Connect,
     Decision,
     NoEntry,
+    Outcome,
     Progress,
     Reason,
     Refuse,
@@ -63,7 +66,6 @@ from cordboard.switchboard.answering import HopRequest
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.tables.board import BoardTables
-from tests.conftest import NewDatabase
 from tests.routing.naive_model import naive_decision
 from tests.switchboard.plain_model import FOREIGN, NONSENSE, Flags, Held, PlainModel
 from tests.tables.contents import contents_of
@@ -189,7 +191,7 @@ class Story(RuleBasedStateMachine):
         self.tenant_id = f"tenant-{number}"
         self.pool = [E164(918_000_000_000 + number * 10 + place) for place in range(3)]
         self.other_vn = E164(918_000_000_000 + number * 10 + 9)
-        self.rules = CallRules(attempts_max, refuse_withheld)
+        self.call_rules = CallRules(attempts_max, refuse_withheld)
         self.flags = flags
         self.model = PlainModel(self.pool, [self.other_vn])
         self.progress: dict[tuple[str, E164, E164 | None], Progress] = {}
@@ -221,8 +223,8 @@ class Story(RuleBasedStateMachine):
             "bparty_pin_enabled": self.flags.b_pin,
             "common_pin_enabled": self.flags.common_pin,
             "deletion_time": self.flags.cool_off_s,
-            "max_pin_attempts": self.rules.pin_attempts_max,
-            "withheld_callers": "refuse" if self.rules.refuse_withheld else "allow",
+            "max_pin_attempts": self.call_rules.pin_attempts_max,
+            "withheld_callers": "refuse" if self.call_rules.refuse_withheld else "allow",
             # The windows have tests of their own.
             "pin_failures_per_caller": "100000/1h",
             "pin_failures_per_vn": "100000/1h",
@@ -415,7 +417,7 @@ class Story(RuleBasedStateMachine):
         now_us = self._now()
         request = HopRequest(None, self.pool[place], caller, digits, Hop.DECISION)
         decision = self._run(self._answer(request))
-        call = Call(self.pool[place], caller, NoEntry(), NEW_CALL, NOT_EXCEEDED, self.rules)
+        call = Call(self.pool[place], caller, NoEntry(), NEW_CALL, NOT_EXCEEDED, self.call_rules)
         expected = naive_decision(call, self.model.world(), now_us)
         assert decision == (Refuse(Reason.NO_INPUT) if isinstance(expected, AskPin) else expected)
 
@@ -450,7 +452,7 @@ class Story(RuleBasedStateMachine):
         world = self.model.world()
 
         def decide(entry: Any, progress: Progress) -> Decision:
-            call = Call(virtual_number, caller, entry, progress, NOT_EXCEEDED, self.rules)
+            call = Call(virtual_number, caller, entry, progress, NOT_EXCEEDED, self.call_rules)
             return naive_decision(call, world, now_us)
 
         if known is None and isinstance(at_once := decide(NoEntry(), NEW_CALL), Connect):
@@ -458,14 +460,19 @@ class Story(RuleBasedStateMachine):
         progress = known or NEW_CALL
         entry = entry_of(progress, digits, hop)
         expected = decide(entry, progress)
-        match expected.outcome:
+        outcome: Outcome | None = expected.outcome
+        match outcome:
             case RightPin(admission=admission, is_stranger=is_stranger):
-                progress = with_outcome(progress, expected.outcome, progress.failures)
+                progress = with_outcome(progress, outcome, progress.failures)
                 if is_stranger:
                     self._stranger_proved(admission.allocation_id, caller, admission.side, now_us)
             case WrongPin():
-                progress = with_outcome(progress, expected.outcome, progress.failures + 1)
+                progress = with_outcome(progress, outcome, progress.failures + 1)
                 self.expected_failures += 1
+            case None:
+                pass
+            case unmatched:
+                assert_never(unmatched)
         progress = after(progress, entry, expected, hop)
         self.progress[key] = progress
         return expected
@@ -703,13 +710,24 @@ class Story(RuleBasedStateMachine):
 # ── the run ──────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-async def database_settings(new_database: NewDatabase) -> dict[str, Any]:
-    return (await new_database())._connect_kwargs
+@asynccontextmanager
+async def new_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """Not the fixture: its pool lives in another loop."""
+    maker = await asyncpg.connect(**postgres.connect_kwargs)
+    await maker.execute("CREATE DATABASE stories")
+    await maker.close()
+    how: dict[str, Any] = {**postgres.connect_kwargs, "database": "stories"}
+    database = Database(**how)
+    await database.connect()
+    try:
+        await database.migrate()
+        yield database
+    finally:
+        await database.close()
 
 
 def test_whatever_is_done_in_any_order_the_answers_are_those_of_a_plain_list(
-    postgres: EmbeddedPostgres, database_settings: dict[str, Any], tmp_path: Path
+    postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
     clock = HandMovedClock()
     with asyncio.Runner() as runner:
@@ -717,22 +735,19 @@ def test_whatever_is_done_in_any_order_the_answers_are_those_of_a_plain_list(
         loop = runner.get_loop()
 
         async def host(started: asyncio.Future[tuple[Database, Switchboard]]) -> None:
-            database = Database(**database_settings)
-            await database.connect()
-            try:
+            async with new_database(postgres) as database:
                 node_settings = Settings(
                     data_dir=tmp_path / "data", board_dir=tmp_path / "node", propagation_timeout_s=GIVE_UP_S
                 )
                 async with running_switchboard(node_settings, database, None, clock) as switchboard:
                     started.set_result((database, switchboard))
                     await stopped.wait()
-            finally:
-                await database.close()
 
         async def start() -> tuple[asyncio.Task[None], Database, Switchboard]:
             started: asyncio.Future[tuple[Database, Switchboard]] = loop.create_future()
             hosting = loop.create_task(host(started))
-            await asyncio.wait([hosting, started], return_when=asyncio.FIRST_COMPLETED)
+            waited: list[asyncio.Future[Any]] = [hosting, started]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if hosting.done():
                 hosting.result()
             return hosting, *started.result()
@@ -743,10 +758,15 @@ def test_whatever_is_done_in_any_order_the_answers_are_those_of_a_plain_list(
 
         hosting, database, switchboard = runner.run(start())
         stage = Stage(runner, database, switchboard, clock, tmp_path, count(1))
-        told = type("ToldStory", (Story,), {"stage": stage})
+
+        class ToldStory(Story):
+            def __init__(self) -> None:
+                self.stage = stage
+                super().__init__()
+
         try:
             run_state_machine_as_test(
-                _factory(told),
+                ToldStory,
                 settings=settings(
                     max_examples=STORIES,
                     stateful_step_count=STEPS,
@@ -756,7 +776,3 @@ def test_whatever_is_done_in_any_order_the_answers_are_those_of_a_plain_list(
             )
         finally:
             runner.run(stop(hosting))
-
-
-def _factory(story: type) -> Callable[[], RuleBasedStateMachine]:
-    return story

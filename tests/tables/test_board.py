@@ -160,8 +160,9 @@ def test_after_updates_joins_and_releases_it_says_what_stands_now(
             changes.append(AllocationStands(tenant_no, 2, bare._replace(common_pin=False)))
     for change in changes_of(tenant_no, becomes):
         if isinstance(change, AllocationStands):
-            change = AllocationStands(tenant_no, 3, change.allocation)
-        changes.append(change)
+            changes.append(AllocationStands(tenant_no, 3, change.allocation))
+        else:
+            changes.append(change)
     shared_tables.load(CELL_OF_WORLDS, changes)
     assert_agrees(shared_tables, tenant_no, becomes)
 
@@ -226,18 +227,16 @@ def vn_row(n: int, cell: int = CELL) -> FeedRow:
     return FeedRow(cell, n, n * 11, *encode(VirtualNumberStands(1, E164(918000000000 + n))))
 
 
-@pytest.mark.parametrize("following", [[1], [3], [3, 5], [4]])
+@pytest.mark.parametrize("following", [[1], [2], [3, 5], [4]])
 def test_a_gap_or_a_repeated_row_applies_nothing(tables: BoardTables, following: list[int]) -> None:
     tables.apply([vn_row(1), vn_row(2)])
     before = (contents_of(tables), tables.positions_by_cell())
-    if following == [3]:
-        tables.apply([vn_row(3)])
-        assert tables.positions_by_cell() == {CELL: (3, 33)}
-        return
     with pytest.raises(FeedGap) as gap:
         tables.apply([vn_row(n) for n in following])
     assert gap.value.cell == CELL
     assert (contents_of(tables), tables.positions_by_cell()) == before
+    tables.apply([vn_row(3)])
+    assert tables.positions_by_cell() == {CELL: (3, 33)}
 
 
 def test_each_cell_has_a_position_of_its_own(tables: BoardTables) -> None:
@@ -262,7 +261,7 @@ def test_a_reader_sees_one_instant(tables: BoardTables) -> None:
 def test_a_writer_killed_in_the_middle_leaves_a_whole_board(
     board_directory: Path, tmp_path: Path, rows_before: int
 ) -> None:
-    seed, length = 5, 20_000
+    seed, length = 5, 8_000
     arguments = [sys.executable, "-m", "tests.tables.writer", str(board_directory), str(seed), str(length)]
     tables = BoardTables(board_directory)
     writer = subprocess.Popen(arguments)

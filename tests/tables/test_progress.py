@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from cordboard.routing.model import NEW_CALL, Admission, AllocationId, LastEntry, Progress, Side
 from cordboard.routing.numbers import E164
 from cordboard.routing.progress import DIGEST_BYTES
-from cordboard.tables import progress as tables_progress
-from cordboard.tables.progress import PROGRESS_KEPT_US, ProgressTables, WayIn
+from cordboard.tables.progress import PROGRESS_KEPT_US, SWEEP_CALLS_MAX, ProgressTables, WayIn
 
 VN, OTHER_VN = E164(918000000010), E164(918000000011)
 CALLER = E164(919800000021)
@@ -126,15 +125,12 @@ def test_a_way_in_by_another_caller_outlives_the_first(tables: ProgressTables) -
 
 
 @pytest.mark.parametrize("above", [-1, 0, 1])
-def test_a_sweep_takes_a_step_at_a_time(
-    tables: ProgressTables, monkeypatch: pytest.MonkeyPatch, above: int
-) -> None:
-    monkeypatch.setattr(tables_progress, "SWEEP_CALLS_MAX", 10)
-    for n in range(10 + above):
+def test_a_sweep_takes_a_step_at_a_time(tables: ProgressTables, above: int) -> None:
+    for n in range(SWEEP_CALLS_MAX + above):
         tables.put(1, b"sid-%d" % n, VN, CALLER, NEW_CALL, NOW_US + n)
-    later_us = NOW_US + PROGRESS_KEPT_US + 100
+    later_us = NOW_US + PROGRESS_KEPT_US + 2 * SWEEP_CALLS_MAX
     steps = [tables.sweep(later_us) for _ in range(3)]
-    assert steps == [min(10, 10 + above), max(above, 0), 0]
+    assert steps == [SWEEP_CALLS_MAX + min(above, 0), max(above, 0), 0]
 
 
 def test_a_clock_near_the_epoch_sweeps_nothing(tables: ProgressTables) -> None:

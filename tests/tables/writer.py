@@ -1,4 +1,4 @@
-"""Applies a made-up feed to a board until it is killed: `python -m tests.tables.writer DIRECTORY SEED ROWS`."""
+"""Applies a made-up feed until it is killed: `python -m tests.tables.writer DIRECTORY SEED ROWS`."""
 
 from __future__ import annotations
 

@@ -54,17 +54,20 @@ JOIN_WAIT_S: Final = 0.2
 WAYS_IN_MAX: Final = 50_000
 
 
-class HopRequest(NamedTuple):
-    """What a platform asks. Without a `call_sid` a call is decided, but no PIN is taken."""
+class Caller(NamedTuple):
+    """Who calls what. Without a `call_sid` a call is decided, but no PIN is taken."""
 
     call_sid: str | None
     virtual_number: E164 | None
-    caller: E164 | None
-    digits: str
+    number: E164 | None
+
+
+class Keyed(NamedTuple):
+    """What a hop brings beside that, and what it does with digits; `digits` are clean."""
+
     hop: Hop
+    digits: str = ""
     start_time: str | None = None
-    # A greeting only says what another hop will do.
-    is_recorded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,8 @@ class CallAnswering:
         self._clock = clock
         self._wake_sender = wake_sender
         self._ring_bell = ring_bell
-        self._ways_in: dict[tuple[int, str], WayIn] = {}
-        self._older_ways_in: dict[tuple[int, str], WayIn] = {}
+        self._ways_in: dict[tuple[int, str], CallKey] = {}
+        self._older_ways_in: dict[tuple[int, str], CallKey] = {}
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
         self._turns: WeakValueDictionary[CallKey, asyncio.Lock] = WeakValueDictionary()
         self._outcomes: CommitBatcher[NewOutcome, Recorded] = CommitBatcher(
@@ -128,42 +131,48 @@ class CallAnswering:
     def way_in(self, tenant: TenantView, call_sid: str) -> WayIn | None:
         """The VN and caller that are known under a CallSid."""
         key = (tenant.tenant_no, call_sid)
-        return (
-            self._ways_in.get(key)
-            or self._older_ways_in.get(key)
-            or self._progress.way_in(tenant.tenant_no, call_sid.encode())
-        )
+        call = self._ways_in.get(key) or self._older_ways_in.get(key)
+        if call is None:
+            return self._progress.way_in(tenant.tenant_no, call_sid.encode())
+        return WayIn(call.virtual_number, call.caller)
 
-    def answer_at_once(self, tenant: TenantView, request: HopRequest) -> Decision | None:
-        """The decision, where nothing has to be waited for: nearly every call is new and connects
-        without a word about PINs. None: `answer` will tell."""
-        call_sid, virtual_number, caller = request.call_sid, request.virtual_number, request.caller
+    def answer_at_once(self, tenant: TenantView, caller: Caller, *, is_recorded: bool) -> Decision | None:
+        """The decision, where nothing has to be waited for and no digits matter: nearly every call is
+        new and connects without a word about PINs. None: `answer` will tell.
+
+        A greeting is not recorded: it only says what another hop will do.
+        """
+        call_sid, virtual_number, number = caller
         if virtual_number is None:
             return self._count(Refuse(Reason.UNKNOWN_VN))
         if call_sid is None:
-            return self._count(self._answer_without_sid(tenant, virtual_number, caller))
-        if self._progress.get(tenant.tenant_no, call_sid.encode(), virtual_number, caller) is not None:
+            return self._count(self._answer_without_sid(tenant, virtual_number, number))
+        if self._progress.get(tenant.tenant_no, call_sid.encode(), virtual_number, number) is not None:
             return None
-        decision = self._decide(tenant, virtual_number, caller, NoEntry(), NEW_CALL)
+        decision = self._decide(tenant, virtual_number, number, NoEntry(), NEW_CALL)
         if not isinstance(decision, Connect):
             return None
-        self._note(tenant, request, virtual_number, decision)
+        if is_recorded:
+            self._note(tenant, CallKey(tenant.id, call_sid, virtual_number, number), decision)
         return self._count(decision)
 
-    async def answer(self, tenant: TenantView, request: HopRequest) -> Decision:
+    async def answer(
+        self, tenant: TenantView, caller: Caller, keyed: Keyed, *, is_recorded: bool
+    ) -> Decision:
         """The decision for one hop; what it verified is durable. Raises DatabaseAway, CommitUnknown."""
-        call_sid, virtual_number = request.call_sid, request.virtual_number
+        call_sid, virtual_number, number = caller
         if call_sid is None or virtual_number is None:
-            at_once = self.answer_at_once(tenant, request)
+            at_once = self.answer_at_once(tenant, caller, is_recorded=is_recorded)
             assert at_once is not None, "without a CallSid or a VN nothing is waited for"
             return at_once
-        call = CallKey(tenant.id, call_sid, virtual_number, request.caller)
+        call = CallKey(tenant.id, call_sid, virtual_number, number)
         turn = self._turns.get(call)
         if turn is None:
             turn = self._turns[call] = asyncio.Lock()
         async with turn:
-            decision = await self._answer_in_turn(tenant, request, call)
-        self._note(tenant, request, virtual_number, decision)
+            decision = await self._answer_in_turn(tenant, keyed, call)
+        if is_recorded:
+            self._note(tenant, call, decision)
         return self._count(decision)
 
     async def end(self, tenant: TenantView, report: EndReport) -> None:
@@ -207,19 +216,19 @@ class CallAnswering:
         # Nothing ties the next request to this one, so a PIN could be asked for and never taken.
         return Refuse(Reason.NO_INPUT) if isinstance(decision, AskPin) else decision
 
-    async def _answer_in_turn(self, tenant: TenantView, request: HopRequest, call: CallKey) -> Decision:
+    async def _answer_in_turn(self, tenant: TenantView, keyed: Keyed, call: CallKey) -> Decision:
         call_sid = call.call_sid.encode()
         known = self._progress.get(tenant.tenant_no, call_sid, call.virtual_number, call.caller)
         progress = known or NEW_CALL
-        entry = entry_of(progress, request.digits, request.hop)
+        entry = entry_of(progress, keyed.digits, keyed.hop)
         if known is None:
             progress = await self._look_up(tenant, call)
-            entry = entry_of(progress, request.digits, request.hop)
+            entry = entry_of(progress, keyed.digits, keyed.hop)
         counted_at_us = self._clock.now_us()
         decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
         if decision.outcome is not None:
-            decision, progress = await self._record(tenant, request, call, decision.outcome, progress)
-        progress = after(progress, entry, decision, request.hop)
+            decision, progress = await self._record(tenant, keyed, call, decision.outcome, progress)
+        progress = after(progress, entry, decision, keyed.hop)
         if progress != known:
             self._progress.put(
                 tenant.tenant_no,
@@ -248,7 +257,7 @@ class CallAnswering:
     async def _record(
         self,
         tenant: TenantView,
-        request: HopRequest,
+        keyed: Keyed,
         call: CallKey,
         outcome: Outcome,
         progress: Progress,
@@ -259,8 +268,8 @@ class CallAnswering:
             NewOutcome(
                 call=call,
                 outcome=outcome,
-                digits=Pin(request.digits),
-                start_time=request.start_time,
+                digits=Pin(keyed.digits),
+                start_time=keyed.start_time,
                 timezone=tenant.settings.timezone,
                 product=Product.GREENPIN,
                 at_us=self._clock.now_us(),
@@ -314,18 +323,12 @@ class CallAnswering:
         self._metrics.decision_seconds.observe(decision_text(decision), seconds)
         return decision
 
-    def _note(
-        self, tenant: TenantView, request: HopRequest, virtual_number: E164, decision: Decision
-    ) -> None:
+    def _note(self, tenant: TenantView, call: CallKey, decision: Decision) -> None:
         """Remember the call's way in, and record the decision behind the answer."""
-        assert request.call_sid is not None
-        if not request.is_recorded:
-            return
         if len(self._ways_in) >= WAYS_IN_MAX:
             # Whole generations are dropped: taking the oldest out of a dict walks over all that were.
             self._older_ways_in, self._ways_in = self._ways_in, {}
-        self._ways_in[tenant.tenant_no, request.call_sid] = WayIn(virtual_number, request.caller)
-        call = CallKey(tenant.id, request.call_sid, virtual_number, request.caller)
+        self._ways_in[tenant.tenant_no, call.call_sid] = call
         self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us()))
 
     def _count(self, decision: Decision) -> Decision:

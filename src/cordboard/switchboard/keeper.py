@@ -189,7 +189,11 @@ class BoardKeeper:
             found = orjson.loads((self._directory / "stamp.json").read_bytes())
         except (FileNotFoundError, orjson.JSONDecodeError):
             return None
-        return found if isinstance(found, dict) else None
+        match found:
+            case {"of": dict(), "generation": int()}:
+                return dict(found)
+            case _:
+                return None
 
     def _write_stamp(self, stamp: dict[str, Any]) -> None:
         fresh = self._directory / "stamp.json.new"

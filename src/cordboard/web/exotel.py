@@ -21,7 +21,7 @@ from cordboard.routing.numbers import parse_number
 from cordboard.routing.progress import Hop, clean_digits
 from cordboard.storage.calls import CallType, decision_text
 from cordboard.storage.database import CommitUnknown, DatabaseAway
-from cordboard.switchboard.answering import EndReport, HopRequest
+from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.web.auth import basic_credentials
@@ -116,59 +116,50 @@ class Exotel:
     async def _respond(
         self, applet: Applet, tenant: TenantView, query: Query, request: web.Request
     ) -> web.Response:
-        if applet is Applet.PASSTHRU and (call_type := _end_of(query)) is not None:
+        if applet is _PASSTHRU and (call_type := _ENDS.get(query.get("CallType", ""))) is not None:
             async with asyncio.timeout(self._timeout_s):
                 await self._record_end(tenant, query, call_type, request.rel_url.raw_query_string)
             return web.Response(body=_SELECT["ended"], content_type=_TEXT)
-        hop = self._hop(applet, tenant, query)
+        caller = self._caller(tenant, query)
+        is_recorded = applet is not _GREETING
         decision: Decision | None
-        if query.get("Direction") not in (None, "", "incoming"):
+        if query.get("Direction", "incoming") not in _INCOMING:
             decision = Refuse(Reason.DIRECTION)
         else:
-            decision = self._answering.answer_at_once(tenant, hop)
+            decision = self._answering.answer_at_once(tenant, caller, is_recorded=is_recorded)
             if decision is None:
+                keyed = _keyed(applet, query)
                 async with asyncio.timeout(self._timeout_s):
-                    decision = await self._answering.answer(tenant, hop)
+                    decision = await self._answering.answer(tenant, caller, keyed, is_recorded=is_recorded)
         if self._logs_hops:
-            self._log_hop(applet, hop, decision)
+            _log_hop(applet, caller, decision)
         return self._render(applet, decision, tenant, query, request)
 
-    def _hop(self, applet: Applet, tenant: TenantView, query: Query) -> HopRequest:
+    def _caller(self, tenant: TenantView, query: Query) -> Caller:
         country = tenant.settings.country
         call_sid: str | None = _text(query, "CallSid")
         if not call_sid or len(call_sid) > CALL_SID_CHARACTERS_MAX:
             call_sid = None
         called, calling = _text(query, "CallTo"), _text(query, "CallFrom")
         if called:
-            virtual_number, caller = parse_number(called, country), parse_number(calling, country)
-        elif call_sid and (way_in := self._answering.way_in(tenant, call_sid)) is not None:
-            virtual_number, caller = way_in
-        else:
-            virtual_number = parse_number(_text(query, "To"), country)
-            caller = parse_number(calling or _text(query, "From"), country)
-        digits = clean_digits(_text(query, "digits"))[:DIGITS_MAX]
-        return HopRequest(
-            call_sid,
-            virtual_number,
-            caller,
-            digits,
-            Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet],
-            _text_or_none(query, "StartTime") if digits else None,
-            is_recorded=applet is not Applet.GREETING,
-        )
+            return Caller(call_sid, parse_number(called, country), parse_number(calling, country))
+        if call_sid and (way_in := self._answering.way_in(tenant, call_sid)) is not None:
+            return Caller(call_sid, *way_in)
+        calling = calling or _text(query, "From")
+        return Caller(call_sid, parse_number(_text(query, "To"), country), parse_number(calling, country))
 
     async def _record_end(
         self, tenant: TenantView, query: Query, call_type: CallType, raw_query: str
     ) -> None:
-        hop = self._hop(Applet.GREETING, tenant, query)
-        if hop.call_sid is None or query.get("Direction") not in (None, "", "incoming"):
+        caller = self._caller(tenant, query)
+        if caller.call_sid is None or query.get("Direction", "incoming") not in _INCOMING:
             return
         await self._answering.end(
             tenant,
             EndReport(
-                call_sid=hop.call_sid,
-                virtual_number=hop.virtual_number,
-                caller=hop.caller,
+                call_sid=caller.call_sid,
+                virtual_number=caller.virtual_number,
+                caller=caller.number,
                 call_type=call_type,
                 dial_call_status=_text_or_none(query, "DialCallStatus"),
                 dialled=parse_number(_text(query, "DialWhomNumber"), tenant.settings.country),
@@ -213,17 +204,24 @@ class Exotel:
             case unmatched:
                 assert_never(unmatched)
 
-    def _log_hop(self, applet: Applet, hop: HopRequest, decision: Decision) -> None:
-        _log.debug(
-            "hop",
-            applet=applet.value,
-            call_sid=hop.call_sid,
-            virtual_number=hop.virtual_number,
-            caller=hop.caller,
-            decision=decision_text(decision),
-            reason=decision.reason.value if isinstance(decision, Refuse) else None,
-        )
 
+def _log_hop(applet: Applet, caller: Caller, decision: Decision) -> None:
+    _log.debug(
+        "hop",
+        applet=applet.value,
+        call_sid=caller.call_sid,
+        virtual_number=caller.virtual_number,
+        caller=caller.number,
+        decision=decision_text(decision),
+        reason=decision.reason.value if isinstance(decision, Refuse) else None,
+    )
+
+
+# Named once: Python 3.11 takes longer for `Applet.GREETING` than for a comparison.
+_GREETING: Final = Applet.GREETING
+_PASSTHRU: Final = Applet.PASSTHRU
+_INCOMING: Final = frozenset({"incoming", ""})
+_ENDS: Final = {call_type.value: call_type for call_type in CallType}
 
 _HOPS: Final = {
     Applet.PASSTHRU: Hop.DECISION,
@@ -264,12 +262,12 @@ def _text_or_none(query: Query, name: str) -> str | None:
     return None if value in ("", "null") else value
 
 
-def _end_of(query: Query) -> CallType | None:
-    """How the call ended, if this is a request after the dial."""
-    try:
-        return CallType(query.get("CallType", ""))
-    except ValueError:
-        return None
+def _keyed(applet: Applet, query: Query) -> Keyed:
+    return Keyed(
+        Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet],
+        clean_digits(_text(query, "digits"))[:DIGITS_MAX],
+        _text_or_none(query, "StartTime"),
+    )
 
 
 def _seconds(text: str) -> int:
