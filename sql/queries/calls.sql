@@ -1,12 +1,14 @@
 -- name: upsert
--- The last decision about a call stands in its row; the first hop keeps its time.
+-- The last decision about a call stands in its row; the first hop keeps its time. The rows come as one JSON
+-- text, because encoding eleven arrays would take the process that answers calls four times as long.
 INSERT INTO call (cell, tenant_id, call_sid, virtual_number, caller, decision, reason, matched, allocation_id, side,
     target, first_hop_at, last_hop_at)
 SELECT $1, new.tenant_id, new.call_sid, new.virtual_number, new.caller, new.decision, new.reason, new.matched,
-    new.allocation_id, new.side, new.target, new.hop_at, new.hop_at
-FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::uuid[],
-    $10::text[], $11::bigint[], $12::timestamptz[])
-    AS new (tenant_id, call_sid, virtual_number, caller, decision, reason, matched, allocation_id, side, target, hop_at)
+    new.allocation_id, new.side, new.target, hop.at, hop.at
+FROM jsonb_to_recordset($2)
+    AS new (tenant_id text, call_sid text, virtual_number bigint, caller bigint, decision text, reason text,
+            matched text, allocation_id uuid, side text, target bigint, at_us bigint)
+CROSS JOIN LATERAL (SELECT timestamptz 'epoch' + new.at_us * interval '1 microsecond' AS at) AS hop
 ORDER BY new.tenant_id, new.call_sid, new.virtual_number, new.caller
 ON CONFLICT (cell, tenant_id, call_sid, virtual_number, caller) DO UPDATE
 SET decision = excluded.decision, reason = excluded.reason, matched = excluded.matched,

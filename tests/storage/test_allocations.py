@@ -211,8 +211,8 @@ async def test_a_forbidden_route_counts_too(office: Office) -> None:
     [
         (
             (
-                "INSERT INTO route SELECT cell, virtual_number, number, allocation_id, side, needs_pin FROM route"
-                " WHERE cell = $1 AND number = $2"
+                "INSERT INTO route SELECT cell, virtual_number, number, allocation_id, side, needs_pin"
+                " FROM route WHERE cell = $1 AND number = $2"
             ),
             asyncpg.UniqueViolationError,
         ),
@@ -228,7 +228,8 @@ async def test_a_forbidden_route_counts_too(office: Office) -> None:
         (
             (
                 "INSERT INTO party_number (cell, allocation_id, number, side, list_position)"
-                " SELECT cell, allocation_id, number, 'b', 5 FROM party_number WHERE cell = $1 AND number = $2"
+                " SELECT cell, allocation_id, number, 'b', 5 FROM party_number"
+                " WHERE cell = $1 AND number = $2"
             ),
             asyncpg.UniqueViolationError,
         ),

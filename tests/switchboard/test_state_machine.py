@@ -62,7 +62,7 @@ from cordboard.storage.embedded import EmbeddedPostgres
 from cordboard.storage.feed import Position
 from cordboard.storage.provisioning import NewVirtualNumber
 from cordboard.switchboard.allocating import Changed
-from cordboard.switchboard.answering import HopRequest
+from cordboard.switchboard.answering import Caller, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.tables.board import BoardTables
@@ -415,8 +415,8 @@ class Story(RuleBasedStateMachine):
     @rule(place=st.integers(0, 2), caller=st.sampled_from(CALLERS), digits=st.sampled_from(ENTRIES))
     def call_without_a_sid(self, place: int, caller: E164 | None, digits: str) -> None:
         now_us = self._now()
-        request = HopRequest(None, self.pool[place], caller, digits, Hop.DECISION)
-        decision = self._run(self._answer(request))
+        asked = Caller(None, self.pool[place], caller)
+        decision = self._run(self._answer(asked, Keyed(Hop.DECISION, digits)))
         call = Call(self.pool[place], caller, NoEntry(), NEW_CALL, NOT_EXCEEDED, self.call_rules)
         expected = naive_decision(call, self.model.world(), now_us)
         assert decision == (Refuse(Reason.NO_INPUT) if isinstance(expected, AskPin) else expected)
@@ -435,7 +435,7 @@ class Story(RuleBasedStateMachine):
     def _hop(self, sid: str, virtual_number: E164, caller: E164 | None, digits: str, hop: Hop) -> Decision:
         now_us = self._now()
         key = (sid, virtual_number, caller)
-        decision = self._run(self._answer(HopRequest(sid, virtual_number, caller, digits, hop)))
+        decision = self._run(self._answer(Caller(sid, virtual_number, caller), Keyed(hop, digits)))
         note(f"{sid} {virtual_number!r} {caller!r} {digits!r} {hop}: {decision}")
         self._note_what_was_proved(key, digits, hop)
         expected = self._expected(key, digits, hop, now_us)
@@ -676,11 +676,11 @@ class Story(RuleBasedStateMachine):
 
         return await asyncio.gather(*(once() for _ in range(times)))
 
-    async def _answer(self, request: HopRequest) -> Decision:
+    async def _answer(self, caller: Caller, keyed: Keyed) -> Decision:
         answering, tenant = self.stage.switchboard.answering, self._tenant()
-        decision = answering.answer_at_once(tenant, request)
+        decision = answering.answer_at_once(tenant, caller, is_recorded=True)
         if decision is None:
-            decision = await answering.answer(tenant, request)
+            decision = await answering.answer(tenant, caller, keyed, is_recorded=True)
             # On a busy machine a join may take longer than an answer waits for it.
             await self._catch_up()
         return decision

@@ -17,7 +17,7 @@ from cordboard.settings import Settings
 from cordboard.storage import outcomes
 from cordboard.storage.database import Database
 from cordboard.storage.outcomes import Failure
-from cordboard.switchboard.answering import HopRequest
+from cordboard.switchboard.answering import Caller, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
 from tests.storage.office import ANN, BEN, CAT, NOW_US, Office, opened_office
@@ -165,9 +165,8 @@ async def enter(
 ) -> Decision:
     tenant = switchboard.tenants.get(office.tenant.id)
     assert tenant is not None
-    return await switchboard.answering.answer(
-        tenant, HopRequest(sid, vn or office.vn, caller, digits, Hop.DECISION)
-    )
+    asked, keyed = Caller(sid, vn or office.vn, caller), Keyed(Hop.DECISION, digits)
+    return await switchboard.answering.answer(tenant, asked, keyed, is_recorded=True)
 
 
 def is_throttled(decision: Decision) -> bool:

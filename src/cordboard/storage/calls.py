@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
-from uuid import UUID
+from typing import Final, NamedTuple, assert_never
 
 import asyncpg
 
@@ -68,24 +67,36 @@ class NewEnd:
 
 async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow]) -> None:
     # One statement cannot touch a row twice: the last decision of a call wins.
-    latest = list({row.call: row for row in rows}.values())
-    if not latest:
-        return
-    await connection.execute(
-        _SQL["upsert"],
-        cell,
-        [row.call.tenant_id for row in latest],
-        [row.call.call_sid for row in latest],
-        [row.call.virtual_number for row in latest],
-        [row.call.caller or WITHHELD for row in latest],
-        [decision_text(row.decision) for row in latest],
-        [row.decision.reason.value if isinstance(row.decision, Refuse) else None for row in latest],
-        [row.decision.matched.value if isinstance(row.decision, Connect) else None for row in latest],
-        [_uuid(_allocation_id(row.decision)) for row in latest],
-        [side_key(row.decision.side) if isinstance(row.decision, Connect) else None for row in latest],
-        [row.decision.targets[0] if isinstance(row.decision, Connect) else None for row in latest],
-        [to_datetime(row.at_us) for row in latest],
-    )
+    latest = {row.call: row for row in rows}
+    if latest:
+        await connection.execute(_SQL["upsert"], cell, [_row_json(row) for row in latest.values()])
+
+
+def _row_json(row: CallRow) -> dict[str, object]:
+    call, decision, at_us = row
+    kept: dict[str, object] = {
+        "tenant_id": call.tenant_id,
+        "call_sid": call.call_sid,
+        "virtual_number": call.virtual_number,
+        "caller": call.caller or WITHHELD,
+        "at_us": at_us,
+    }
+    match decision:
+        case Connect():
+            kept["decision"] = "connect"
+            kept["matched"] = decision.matched.value
+            kept["allocation_id"] = decision.allocation_id.hex()
+            kept["side"] = side_key(decision.side)
+            kept["target"] = decision.targets[0]
+        case AskPin():
+            kept["decision"] = "ask_pin"
+        case Refuse(reason=reason, allocation_id=allocation_id):
+            kept["decision"] = "refuse"
+            kept["reason"] = reason.value
+            kept["allocation_id"] = None if allocation_id is None else allocation_id.hex()
+        case unmatched:
+            assert_never(unmatched)
+    return kept
 
 
 async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd], now_us: int) -> list[None]:
@@ -181,11 +192,3 @@ def decision_text(decision: Decision) -> str:
             return "ask_pin"
         case Refuse():
             return "refuse"
-
-
-def _allocation_id(decision: Decision) -> AllocationId | None:
-    return None if isinstance(decision, AskPin) else decision.allocation_id
-
-
-def _uuid(id: AllocationId | None) -> UUID | None:
-    return None if id is None else UUID(bytes=id)
