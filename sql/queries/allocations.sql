@@ -207,6 +207,14 @@ WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active'
 ORDER BY id
 FOR UPDATE;
 
+-- name: lock_ended_free
+-- Those that nobody else is releasing at this moment.
+SELECT id
+FROM allocation
+WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active' AND expires_at <= $3
+ORDER BY id
+FOR UPDATE SKIP LOCKED;
+
 -- name: release
 UPDATE allocation
 SET state = 'vault', version = version + 1, release_cause = $3,

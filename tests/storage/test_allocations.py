@@ -45,7 +45,7 @@ from cordboard.storage.allocations import (
 )
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.outcomes import CallKey
-from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office, opened_office, race
+from tests.storage.office import ANN, BEN, CAT, DAN, GIVE_UP_S, NOW_US, Office, opened_office, race
 
 LATER_US = NOW_US + 60 * SECOND_US
 
@@ -481,6 +481,29 @@ async def test_an_instant_before_its_end_it_gives_no_way(office: Office, pair: P
     first, second, refused = pair(office)
     await office.make(ended(first, LATER_US))
     assert await office.make(second, now_us=LATER_US - 1) == [refused]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+async def test_nobody_waits_for_the_release_of_what_ended_while_holding_what_it_needs(
+    office: Office, pair: Pair
+) -> None:
+    first, second, _ = pair(office)
+    first = ended(first, LATER_US)
+    await office.make(first)
+
+    async def sweep(connection: Connection) -> None:
+        await connection.execute(
+            "SELECT FROM allocation WHERE cell = $1 AND id = $2 FOR UPDATE", office.cell, id_of(first)
+        )
+        # A sweep has come this far when a request comes that wants the same; it does not stop for it.
+        assert await office.make(second, now_us=LATER_US) == [TryAgain()]
+        await allocations.release_ended(connection, office.cell, [id_of(first)], LATER_US)
+
+    async with asyncio.timeout(GIVE_UP_S):
+        await office.database.write(sweep)
+    [result] = await office.make(second, now_us=LATER_US)
+    assert isinstance(result, Made)
+    assert len(await office.events("deallocated")) == 1
 
 
 async def test_the_winners_of_a_batch_stand_beside_what_the_losers_release(office: Office) -> None:

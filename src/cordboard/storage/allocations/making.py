@@ -221,9 +221,11 @@ async def _release_ended_blockers(
     standings = [item.standing for item in losers]
     routes = [route for standing in standings for route in listed_routes(standing.allocation)]
     wanted = [claim for standing in standings for claim in claims(standing.allocation)]
-    changes = await release_ended_blockers(connection, cell, now_us, standings, routes, wanted)
+    is_ended, changes = await release_ended_blockers(
+        connection, cell, now_us, standings, routes, wanted, may_wait=False
+    )
     lost_to_neighbours = [item for item in losers if len(losers) > 1 and not item.is_second_try]
-    for item in losers if changes else lost_to_neighbours:
+    for item in losers if is_ended else lost_to_neighbours:
         lost[item.id] = TryAgain()
     return changes
 

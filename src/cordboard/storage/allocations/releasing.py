@@ -112,8 +112,14 @@ async def release_ended_blockers(
     standings: Sequence[Standing] = (),
     routes: Sequence[Route] = (),
     claims: Sequence[Claim] = (),
-) -> list[Change]:
-    """Release allocations past their end that still hold one of these client ids, routes or PINs."""
+    *,
+    may_wait: bool,
+) -> tuple[bool, list[Change]]:
+    """Release allocations past their end that still hold one of these client ids, routes or PINs.
+
+    Returns whether there are such, and what the feed should tell. Those that somebody else is releasing
+    at this moment are waited for if the caller may wait: one who holds what they want must not.
+    """
     rows = await connection.fetch(
         _SQL["ended_blockers"],
         cell,
@@ -126,7 +132,11 @@ async def release_ended_blockers(
         [claim.virtual_number for claim in claims],
         [claim.pin.digits for claim in claims],
     )
-    return await release_changes(connection, cell, [row["id"] for row in rows], now_us)
+    ids = [row["id"] for row in rows]
+    if ids and not may_wait:
+        free = await connection.fetch(_SQL["lock_ended_free"], cell, ids, to_datetime(now_us))
+        ids = [row["id"] for row in free]
+    return bool(rows), await release_changes(connection, cell, ids, now_us)
 
 
 async def take_routes(
@@ -136,8 +146,9 @@ async def take_routes(
     refused = await add_routes(connection, cell, routes)
     if not refused:
         return [], []
-    changes = await release_ended_blockers(connection, cell, now_us, routes=refused)
-    return (await add_routes(connection, cell, refused) if changes else refused), changes
+    # Waiting for another release may end in a deadlock, which is tried again; refusing would be wrong.
+    is_ended, changes = await release_ended_blockers(connection, cell, now_us, routes=refused, may_wait=True)
+    return (await add_routes(connection, cell, refused) if is_ended else refused), changes
 
 
 async def take_pins(
@@ -147,8 +158,8 @@ async def take_pins(
     refused = await claim_pins(connection, cell, claims, now_us)
     if not refused:
         return [], []
-    changes = await release_ended_blockers(connection, cell, now_us, claims=refused)
-    return (await claim_pins(connection, cell, refused, now_us) if changes else refused), changes
+    is_ended, changes = await release_ended_blockers(connection, cell, now_us, claims=refused, may_wait=True)
+    return (await claim_pins(connection, cell, refused, now_us) if is_ended else refused), changes
 
 
 async def _release(
