@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from cordboard.routing.model import Allocation, AllocationId, PinHolder, Route, Side, UsablePin
+from cordboard.routing.model import AllocationId, AllocationOnBoard, PinHolder, Route, Side, UsablePin
 from cordboard.routing.numbers import E164, Pin
 
 
@@ -25,7 +25,7 @@ class Board(Protocol):
         """The live PINs on the VN whose side may call; the longest come first."""
         ...
 
-    def allocation(self, allocation_id: AllocationId) -> Allocation | None: ...
+    def allocation(self, allocation_id: AllocationId) -> AllocationOnBoard | None: ...
 
     def member_side(self, allocation_id: AllocationId, number: E164) -> Side | None: ...
 

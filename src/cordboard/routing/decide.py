@@ -7,7 +7,7 @@ from typing import Final, assert_never
 from cordboard.routing.board import Board
 from cordboard.routing.model import (
     Admission,
-    Allocation,
+    AllocationOnBoard,
     AskPin,
     Call,
     Connect,
@@ -39,7 +39,7 @@ _MEMBER: Final = Matched.MEMBER
 _UNKNOWN_VN: Final = Refuse(Reason.UNKNOWN_VN)
 
 
-_OwnRoute = tuple[Route, Allocation]
+_OwnRoute = tuple[Route, AllocationOnBoard]
 
 
 def decide(call: Call, board: Board, now_us: int) -> Decision:
@@ -194,21 +194,21 @@ def _try_pin(
     return _wrong(call, entry, virtual_number, board, now_us)
 
 
-def _sides_to_join(allocation: Allocation) -> tuple[Side, Side]:
+def _sides_to_join(allocation: AllocationOnBoard) -> tuple[Side, Side]:
     """With a common PIN a stranger joins the side without listed numbers, else A, else B."""
-    if allocation.a.numbers and not allocation.b.numbers:
+    if allocation.party(Side.A).numbers and not allocation.party(Side.B).numbers:
         return (Side.B, Side.A)
     return (Side.A, Side.B)
 
 
 def _may_join(
-    side: Side, virtual_number: E164, caller: E164 | None, allocation: Allocation, board: Board
+    side: Side, virtual_number: E164, caller: E164 | None, allocation: AllocationOnBoard, board: Board
 ) -> bool:
     return allocation.permits(side) and _belongs(side, virtual_number, caller, allocation, board)
 
 
 def _belongs(
-    side: Side, virtual_number: E164, caller: E164 | None, allocation: Allocation, board: Board
+    side: Side, virtual_number: E164, caller: E164 | None, allocation: AllocationOnBoard, board: Board
 ) -> bool:
     """Whether somebody who dials this VN can be of that side: never one of the opposite side."""
     return virtual_number in allocation.party(side).virtual_numbers and not _is_on(
@@ -216,7 +216,7 @@ def _belongs(
     )
 
 
-def _is_on(side: Side, caller: E164 | None, allocation: Allocation, board: Board) -> bool:
+def _is_on(side: Side, caller: E164 | None, allocation: AllocationOnBoard, board: Board) -> bool:
     """Whether the caller is listed on, or a member of, that side."""
     if caller is None:
         return False
@@ -239,7 +239,7 @@ def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_
 
 
 def _connect(
-    allocation: Allocation,
+    allocation: AllocationOnBoard,
     side: Side,
     virtual_number: E164,
     caller: E164 | None,

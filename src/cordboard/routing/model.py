@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum, IntEnum
-from typing import Final, NamedTuple, NewType
+from typing import Final, NamedTuple, NewType, Protocol
 
 from cordboard.routing.numbers import E164, Pin
 
@@ -64,7 +64,7 @@ class Party(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """A live allocation as the board holds it."""
+    """A live allocation."""
 
     id: AllocationId
     product: Product
@@ -86,6 +86,23 @@ class Allocation(NamedTuple):
 
     def is_live(self, now_us: int) -> bool:
         return now_us < self.expires_at_us
+
+
+class AllocationOnBoard(Protocol):
+    """What a decision reads of an allocation; a board need not unpack more than that."""
+
+    @property
+    def id(self) -> AllocationId: ...
+    @property
+    def product(self) -> Product: ...
+    @property
+    def expires_at_us(self) -> int: ...
+    @property
+    def has_members(self) -> bool: ...
+
+    def party(self, side: Side) -> Party: ...
+    def permits(self, side: Side) -> bool: ...
+    def is_live(self, now_us: int) -> bool: ...
 
 
 class Route(NamedTuple):

@@ -112,10 +112,10 @@ class BoardReader:
                 yield UsablePin(length, allocation_id, side)
                 is_there = cursor.next()
 
-    def allocation(self, allocation_id: AllocationId) -> Allocation | None:
+    def allocation(self, allocation_id: AllocationId) -> records.StoredAllocation | None:
         key = records.allocation_key(self._cell, self._tenant_no, allocation_id)
         record = self._get(key, db=self._tables.allocations)
-        return None if record is None else records.allocation_of(allocation_id, record)
+        return None if record is None else records.StoredAllocation(allocation_id, record)
 
     def member_side(self, allocation_id: AllocationId, number: E164) -> Side | None:
         key = records.membership_key(self._cell, self._tenant_no, allocation_id, number)

@@ -8,7 +8,16 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from cordboard.routing.model import Allocation, AllocationId, Party, Product, Route, Side, Usage
+from cordboard.routing.model import (
+    SIDE_A,
+    Allocation,
+    AllocationId,
+    Party,
+    Product,
+    Route,
+    Side,
+    Usage,
+)
 from cordboard.routing.numbers import E164, PIN_DIGITS_MAX, Pin
 
 # Raised whenever a key or record changes its form: boards of another version are rebuilt.
@@ -32,6 +41,13 @@ _POSITION = Struct(">Qq")
 _HEAD = Struct(f">QqBBBBB{PIN_DIGITS_MAX}s{PIN_DIGITS_MAX}s")
 # At most 10 numbers and 50 VNs a side (routing/allocate.py).
 _NUMBER_LISTS = tuple(Struct(f">{count}Q") for count in range(121))
+
+# What a call reads of the head, which begins behind the version.
+_VERSION_BYTES: Final = 8
+_HEAD_OF_CALLS = Struct(">qBBBBB")
+_FLAGS_AT: Final = _VERSION_BYTES + 8
+_PINS_AT: Final = _VERSION_BYTES + _HEAD_OF_CALLS.size
+_TWOWAY_USAGE: Final = Usage.TWOWAY
 
 _BOTH_SIDES = 2
 _LATEST = 2**64 - 1
@@ -231,6 +247,42 @@ def _allocation_flags(flags: int) -> tuple[Product, Usage, bool, bool, bool, boo
 
 
 _ALLOCATION_FLAGS = tuple(_allocation_flags(flags) for flags in range(64))
+
+
+class StoredAllocation:
+    """An allocation that unpacks what is asked for: a decision reads one side of it, and seldom a PIN.
+
+    `routing.model.AllocationOnBoard`; half the time of `allocation_of`, which unpacks everything.
+    """
+
+    __slots__ = ("_counts", "_record", "expires_at_us", "has_members", "id", "product", "usage")
+
+    def __init__(self, allocation_id: AllocationId, record: bytes) -> None:
+        self.id = allocation_id
+        self._record = record
+        self.expires_at_us: int
+        (self.expires_at_us, flags, *self._counts) = _HEAD_OF_CALLS.unpack_from(record, _VERSION_BYTES)
+        self.product, self.usage, _, _, _, self.has_members = _ALLOCATION_FLAGS[flags]
+
+    def party(self, side: Side) -> Party:
+        record = self._record
+        a_numbers, a_vns, numbers, vns = self._counts
+        _, _, a_needs_pin, needs_pin, _, _ = _ALLOCATION_FLAGS[record[_FLAGS_AT]]
+        start, pin_at = _HEAD.size, _PINS_AT
+        if side:
+            start += (a_numbers + a_vns) * _NUMBER.size
+            pin_at += PIN_DIGITS_MAX
+        else:
+            numbers, vns, needs_pin = a_numbers, a_vns, a_needs_pin
+        listed = tuple(map(E164, _NUMBER_LISTS[numbers + vns].unpack_from(record, start)))
+        pin = _pin_of(record[pin_at : pin_at + PIN_DIGITS_MAX])
+        return _new_tuple(Party, (listed[:numbers], listed[numbers:], pin, needs_pin))
+
+    def permits(self, side: Side) -> bool:
+        return side is SIDE_A or self.usage is _TWOWAY_USAGE
+
+    def is_live(self, now_us: int) -> bool:
+        return now_us < self.expires_at_us
 
 
 def allocation_of(allocation_id: AllocationId, record: bytes) -> Allocation:
