@@ -59,8 +59,8 @@ class NewEnd:
     recording_url: str | None
     start_time: str | None
     at_us: int
-    # Decisions about the call that may not have been written yet.
-    rows: tuple[CallRow, ...] = ()
+    # The decision about the call, if it may not have been written yet.
+    waiting: CallRow | None = None
     # What the board says of the call now, for one whose record a crash has taken.
     derived: CallRow | None = None
 
@@ -101,7 +101,7 @@ def _row_json(row: CallRow) -> dict[str, object]:
 
 async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd], now_us: int) -> list[None]:
     """Record how calls ended, once for each CallSid, with the event of each call that had an allocation."""
-    await write_rows(connection, cell, (row for item in items for row in item.rows))
+    await write_rows(connection, cell, (item.waiting for item in items if item.waiting is not None))
     first = {(item.tenant_id, item.call_sid): item for item in reversed(items)}
     rows = await connection.fetch(
         _SQL["insert_ends"],

@@ -177,12 +177,13 @@ class CallAnswering:
 
     async def end(self, tenant: TenantView, report: EndReport) -> None:
         """Record how a call ended, once for its CallSid. Raises DatabaseAway, CommitUnknown."""
-        rows = self._records.of_call(tenant.cell, tenant.id, report.call_sid)
         now_us = self._clock.now_us()
+        waiting: CallRow | None = None
         derived: CallRow | None = None
         if report.virtual_number is not None:
             # If the record of the call went down with a process, the board still says who was connected.
             call = CallKey(tenant.id, report.call_sid, report.virtual_number, report.caller)
+            waiting = self._records.of_call(call)
             known = self._progress.get(
                 tenant.tenant_no, report.call_sid.encode(), report.virtual_number, report.caller
             )
@@ -205,7 +206,7 @@ class CallAnswering:
                 recording_url=report.recording_url,
                 start_time=report.start_time,
                 at_us=now_us,
-                rows=rows,
+                waiting=waiting,
                 derived=derived,
             ),
         )

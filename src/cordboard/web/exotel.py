@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from typing import Any, Final, assert_never
+from typing import Any, Final, assert_never, cast
 from urllib.parse import parse_qsl, unquote_plus
 
 import orjson
@@ -25,6 +25,7 @@ from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.web.auth import basic_credentials
+from cordboard.web.reply import Reply
 
 # LMDB keys and a CallSid of 32 characters (exotel.md 1.2) both stay far below.
 CALL_SID_CHARACTERS_MAX: Final = 128
@@ -37,7 +38,9 @@ DURATION_S_MAX: Final = 2**31 - 1
 _IGNORES_DIGITS: Final = "digits=ignore"
 
 _JSON: Final = "application/json"
-_TEXT: Final = "text/plain"
+_TEXT: Final = "text/plain; charset=utf-8"
+
+_CHALLENGE: Final = 'WWW-Authenticate: Basic realm="cordboard"\r\n'
 
 _SELECT: Final = {word: orjson.dumps({"select": word}) for word in ("connect", "pin", "reject", "ended")}
 
@@ -74,20 +77,16 @@ class Exotel:
             routes.append(web.get(path_with_key, handler, allow_head=allow_head))
         return routes
 
-    def _handler(self, applet: Applet) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _handler(self, applet: Applet) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         seconds = self._switchboard.metrics.request_seconds
         name = applet.value
 
-        async def handle(request: web.Request) -> web.Response:
+        async def handle(request: web.Request) -> web.StreamResponse:
             started_s = time.perf_counter()
             query = read_query(request.rel_url.raw_query_string)
             tenant = self._authenticate(request, query)
             if tenant is None:
-                return web.Response(
-                    status=401,
-                    text="Unauthorized",
-                    headers={"WWW-Authenticate": 'Basic realm="cordboard"'},
-                )
+                return _sent(Reply(b"Unauthorized", _TEXT, 401, _CHALLENGE))
             try:
                 response = await self._respond(applet, tenant, query, request)
             except (DatabaseAway, CommitUnknown, TimeoutError) as away:
@@ -96,7 +95,7 @@ class Exotel:
                 _log.exception("applet.fault", applet=applet.value, error=type(error).__name__)
                 response = self._fault(applet, tenant, query, "bug")
             seconds.observe(name, time.perf_counter() - started_s)
-            return response
+            return _sent(response)
 
         return handle
 
@@ -113,13 +112,11 @@ class Exotel:
         secret = credentials[1]
         return tenant if tenant.accepts_applet_key(secret) or tenant.accepts_api_token(secret) else None
 
-    async def _respond(
-        self, applet: Applet, tenant: TenantView, query: Query, request: web.Request
-    ) -> web.Response:
+    async def _respond(self, applet: Applet, tenant: TenantView, query: Query, request: web.Request) -> Reply:
         if applet is _PASSTHRU and (call_type := _ENDS.get(query.get("CallType", ""))) is not None:
             async with asyncio.timeout(self._timeout_s):
                 await self._record_end(tenant, query, call_type, request.rel_url.raw_query_string)
-            return web.Response(body=_SELECT["ended"], content_type=_TEXT)
+            return Reply(_SELECT["ended"], _TEXT)
         caller = self._caller(tenant, query)
         is_recorded = applet is not _GREETING
         decision: Decision | None
@@ -177,7 +174,7 @@ class Exotel:
         tenant: TenantView,
         query: Query,
         request: web.Request,
-    ) -> web.Response:
+    ) -> Reply:
         match applet:
             case Applet.PASSTHRU:
                 return _render_passthru(decision, is_switch="switch" in query)
@@ -190,7 +187,7 @@ class Exotel:
             case unmatched:
                 assert_never(unmatched)
 
-    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: str) -> web.Response:
+    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: str) -> Reply:
         """Our fault: nobody is connected, and the platform takes its fallback where it has one."""
         self._switchboard.metrics.faults.labels(fault).inc()
         refused = Refuse(Reason.NO_ALLOCATION)
@@ -200,7 +197,7 @@ class Exotel:
             case Applet.GREETING:
                 return _render_greeting(refused, tenant)
             case Applet.CONNECT | Applet.GATHER:
-                return web.Response(status=503, text="Service Unavailable", headers={"Retry-After": "1"})
+                return Reply(b"Service Unavailable", _TEXT, 503, "Retry-After: 1\r\n")
             case unmatched:
                 assert_never(unmatched)
 
@@ -287,23 +284,28 @@ def _conversation_s(raw_query: str) -> int:
     )
 
 
+def _sent(reply: Reply) -> web.StreamResponse:
+    """As aiohttp's types have it; what it calls is in web/reply.py."""
+    return cast("web.StreamResponse", reply)
+
+
 # ── writing ──────────────────────────────────────────────────────────────────
 
 
-def _render_passthru(decision: Decision, *, is_switch: bool) -> web.Response:
+def _render_passthru(decision: Decision, *, is_switch: bool) -> Reply:
     match decision:
         case Connect():
-            return web.Response(body=_SELECT["connect"], content_type=_TEXT)
+            return Reply(_SELECT["connect"], _TEXT)
         case AskPin():
             word = "pin"
         case Refuse():
             word = "reject"
         case unmatched:
             assert_never(unmatched)
-    return web.Response(status=200 if is_switch else 302, body=_SELECT[word], content_type=_TEXT)
+    return Reply(_SELECT[word], _TEXT, 200 if is_switch else 302)
 
 
-def _render_gather(decision: Decision, tenant: TenantView) -> web.Response:
+def _render_gather(decision: Decision, tenant: TenantView) -> Reply:
     settings = tenant.settings
     match decision:
         case AskPin(digits_max=digits_max, last_entry=last_entry):
@@ -337,10 +339,10 @@ def _render_gather(decision: Decision, tenant: TenantView) -> web.Response:
     )
 
 
-def _render_connect(decision: Decision, *, is_programmable: bool) -> web.Response:
+def _render_connect(decision: Decision, *, is_programmable: bool) -> Reply:
     numbers = [number.plus for number in decision.targets] if isinstance(decision, Connect) else []
     if not is_programmable:
-        return web.Response(text=",".join(numbers), content_type=_TEXT)
+        return Reply(",".join(numbers).encode(), _TEXT)
     reply: dict[str, Any] = {"fetch_after_attempt": False, "destination": {"numbers": numbers}}
     if isinstance(decision, Connect):
         reply["outgoing_phone_number"] = decision.caller_id.plus
@@ -348,7 +350,7 @@ def _render_connect(decision: Decision, *, is_programmable: bool) -> web.Respons
     return _json(reply)
 
 
-def _render_greeting(decision: Decision, tenant: TenantView) -> web.Response:
+def _render_greeting(decision: Decision, tenant: TenantView) -> Reply:
     settings = tenant.settings
     match decision:
         case Connect():
@@ -361,8 +363,8 @@ def _render_greeting(decision: Decision, tenant: TenantView) -> web.Response:
             sentence = settings.greeting_refused
         case unmatched:
             assert_never(unmatched)
-    return web.Response(text=sentence, content_type=_TEXT)
+    return Reply(sentence.encode(), _TEXT)
 
 
-def _json(reply: dict[str, Any]) -> web.Response:
-    return web.Response(body=orjson.dumps(reply), content_type=_JSON)
+def _json(reply: dict[str, Any]) -> Reply:
+    return Reply(orjson.dumps(reply), _JSON)
