@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from cordboard.clock import SECOND_US, Clock, SystemClock
 from cordboard.settings import Settings, admin_token, make_private_directory
@@ -33,7 +32,7 @@ from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
-from cordboard.web.app import build_app, build_runner
+from cordboard.web.app import serving
 from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
 
 # Requests under way have their own limit of 1 s; a bulk update of 100 items needs some more.
@@ -71,14 +70,8 @@ async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncI
             running_switchboard(settings, database, postgres, clock) as switchboard,
         ):
             token, token_file = admin_token(settings)
-            runner = build_runner(build_app(switchboard, token), SHUTDOWN_S)
-            await runner.setup()
-            try:
-                site = web.TCPSite(runner, settings.host, settings.port, reuse_address=True)
-                await site.start()
-                yield Node(_url(runner, settings.host), switchboard, token, token_file)
-            finally:
-                await runner.cleanup()
+            async with serving(switchboard, token, SHUTDOWN_S) as url:
+                yield Node(url, switchboard, token, token_file)
 
 
 @asynccontextmanager
@@ -238,8 +231,3 @@ def _count_attempts(metrics: Metrics) -> OnAttempt:
         metrics.webhook_seconds.observe(seconds)
 
     return count
-
-
-def _url(runner: web.AppRunner, host: str) -> str:
-    port = runner.addresses[0][1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

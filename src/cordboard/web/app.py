@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import traceback
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +17,7 @@ from cordboard.switchboard.service import Switchboard
 from cordboard.web.admin import admin_routes
 from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
+from cordboard.web.fast_lane import FastLane
 from cordboard.web.health import Health
 from cordboard.web.rest import rest_routes
 
@@ -24,23 +28,23 @@ HEADER_BYTES_MAX: Final = 16 << 10
 BODY_BYTES_MAX: Final = 4 << 20
 # Platforms fetch with keep-alive and with pauses between the hops of a call.
 KEEPALIVE_S: Final = 75.0
+# Connections that wait to be taken: a platform's burst of new calls, each with one of its own.
+BACKLOG: Final = 1024
 
 _log = structlog.get_logger(__name__)
 
 
-def build_app(switchboard: Switchboard, admin_token: str) -> web.Application:
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
-    app.add_routes(Exotel(switchboard).routes())
-    app.add_routes(rest_routes(switchboard))
-    app.add_routes(admin_routes(switchboard, admin_token))
-    app.add_routes(Health(switchboard).routes())
-    app.add_routes(unrouted_routes())
-    return app
+@asynccontextmanager
+async def serving(
+    switchboard: Switchboard, admin_token: str, shutdown_timeout_s: float
+) -> AsyncIterator[str]:
+    """The HTTP server, at the address given; requests under way are finished when it ends.
 
-
-def build_runner(app: web.Application, shutdown_timeout_s: float) -> web.AppRunner:
-    return web.AppRunner(
-        app,
+    Raises OSError if the port is taken.
+    """
+    exotel = Exotel(switchboard)
+    runner = web.AppRunner(
+        _build_app(switchboard, exotel, admin_token),
         access_log=None,
         handle_signals=False,
         keepalive_timeout=KEEPALIVE_S,
@@ -49,6 +53,35 @@ def build_runner(app: web.Application, shutdown_timeout_s: float) -> web.AppRunn
         max_field_size=HEADER_BYTES_MAX,
         shutdown_timeout=shutdown_timeout_s,
     )
+    await runner.setup()
+    make_aiohttp = runner.server
+    assert make_aiohttp is not None, "a runner that is set up has a server"
+    host, port = switchboard.settings.host, switchboard.settings.port
+    try:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: FastLane(make_aiohttp, exotel.passthru_at_once, KEEPALIVE_S),
+            host,
+            port,
+            reuse_address=True,
+            backlog=BACKLOG,
+        )
+        bound = server.sockets[0].getsockname()[1]
+        try:
+            yield f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
+
+
+def _build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
+    app = web.Application(client_max_size=BODY_BYTES_MAX)
+    app.add_routes(exotel.routes())
+    app.add_routes(rest_routes(switchboard))
+    app.add_routes(admin_routes(switchboard, admin_token))
+    app.add_routes(Health(switchboard).routes())
+    app.add_routes(unrouted_routes())
+    return app
 
 
 class _ServerLog:

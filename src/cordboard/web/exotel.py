@@ -99,6 +99,27 @@ class Exotel:
 
         return handle
 
+    def passthru_at_once(self, tenant_id: str, raw_query: str) -> bytes | None:
+        """The reply to a passthru that needs nothing but the board; None if `routes` must answer it."""
+        started_s = time.perf_counter()
+        if self._logs_hops:
+            return None
+        query = read_query(raw_query)
+        tenant = self._switchboard.tenants.get(tenant_id)
+        if (
+            tenant is None
+            or not tenant.accepts_applet_key(_text(query, "key"))
+            or query.get("CallType", "") in _ENDS
+            or query.get("Direction", "incoming") not in _INCOMING
+        ):
+            return None
+        decision = self._answering.answer_at_once(tenant, self._caller(tenant, query), is_recorded=True)
+        if decision is None:
+            return None
+        reply = _render_passthru(decision, is_switch="switch" in query).wire()
+        self._switchboard.metrics.request_seconds.observe("passthru", time.perf_counter() - started_s)
+        return reply
+
     def _authenticate(self, request: web.Request, query: Query) -> TenantView | None:
         tenant = self._switchboard.tenants.get(request.match_info["tenant"])
         if tenant is None:

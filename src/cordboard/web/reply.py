@@ -47,9 +47,12 @@ class Reply:
         if transport is None:
             raise ConnectionResetError("the platform hung up before it was answered")
         connection = _connection_line(self.keep_alive, request.version == HttpVersion11)
+        transport.write(self.wire(connection, with_body=request.method != _HEAD))
+
+    def wire(self, connection: str = "", *, with_body: bool = True) -> bytes:
+        """The bytes of the whole reply; `connection` is a header line or nothing."""
         head = _head(self.status, self._content_type, len(self._body), self._headers, connection)
-        body = b"" if request.method == _HEAD else self._body
-        transport.write(b"%b%b\r\n\r\n%b" % (head, _date(), body))
+        return b"%b%b\r\n\r\n%b" % (head, _date(), self._body if with_body else b"")
 
 
 def _connection_line(keep_alive: bool, is_http_11: bool) -> str:
