@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -35,7 +36,8 @@ async def new_database(postgres: EmbeddedPostgres) -> AsyncIterator[NewDatabase]
             connection = await asyncpg.connect(**postgres.connect_kwargs)
             await connection.execute(f"CREATE DATABASE {name}")
             await connection.close()
-            database = Database(**{**postgres.connect_kwargs, "database": name})
+            connect_kwargs: dict[str, Any] = {**postgres.connect_kwargs, "database": name}
+            database = Database(**connect_kwargs)
             await database.connect()
             stack.push_async_callback(database.close)
             await database.migrate()

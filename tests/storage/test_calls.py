@@ -132,10 +132,11 @@ async def test_a_call_without_an_allocation_ends_without_an_event(office: Office
     assert await office.events("call_completed") == []
 
 
-async def test_an_end_brings_the_rows_that_were_not_written_yet(office: Office) -> None:
+async def test_an_end_brings_the_row_that_was_not_written_yet(office: Office) -> None:
     standing = await office.made([ANN], [BEN])
-    rows = (row(office, ASKED), row(office, connected(standing), NOW_US + 1))
-    await finish(office, end(office, rows=rows, dialled=None))
+    await write(office, row(office, ASKED))
+    waiting = row(office, connected(standing), NOW_US + 1)
+    await finish(office, end(office, waiting=waiting, dialled=None))
     [event] = await office.events("call_completed")
     # What the platform did not say it dialled is what it was told to dial.
     assert event["called"] == BEN
