@@ -156,6 +156,11 @@ FROM unnest($3::bigint[], $4::text[]) AS gone (virtual_number, pin)
 WHERE pin_claim.cell = $1 AND pin_claim.allocation_id = $2
     AND pin_claim.virtual_number = gone.virtual_number AND pin_claim.pin = gone.pin;
 
+-- name: cooling_pins
+SELECT virtual_number, pin
+FROM pin_claim
+WHERE cell = $1 AND virtual_number = ANY($2::bigint[]) AND cooling_until > $3;
+
 -- name: delete_cooled_pins
 DELETE FROM pin_claim WHERE cell = $1 AND cooling_until <= $2;
 

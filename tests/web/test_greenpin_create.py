@@ -448,6 +448,28 @@ async def test_a_released_pin_rests_for_the_cool_off(make_shop: MakeShop) -> Non
     assert (await shop.post(again)).status == 200
 
 
+async def test_a_drawn_pin_is_found_among_pins_that_cool(make_shop: MakeShop) -> None:
+    shop = await make_shop({"deletion_time": 60})
+    made = [
+        await shop.make(f"order-{n}", a__pin_length=1, b__numbers=[f"+9198000002{n:02d}"]) for n in range(9)
+    ]
+    for data in made:
+        await shop.delete(data["greenpin_id"])
+    [free] = set("0123456789") - {data["a"]["pin"] for data in made}
+    tenth = await shop.make("tenth", a__pin_length=1)
+    assert tenth["a"]["pin"] == free
+    eleventh = shop.order("eleventh", a__pin_length=1, b__numbers=[OTHER_CUSTOMER])
+    assert_refused(await shop.post(eleventh), 452, Code.NOTHING_FREE, "a.pin")
+    shop.clock.advance(61)
+    assert (await shop.post(eleventh)).status == 200
+
+
+async def test_a_life_beyond_all_dates_is_cut(make_shop: MakeShop) -> None:
+    shop = await make_shop({"max_deallocation_time": "-1"})
+    long_lived = await shop.make(deallocation_policy={"duration": "999999999d"})
+    assert long_lived["deallocation_time"].startswith("30")
+
+
 async def test_an_ended_allocation_stands_in_nobodys_way(shop: Shop) -> None:
     first = await shop.make(a__pin="1234", deallocation_policy={"duration": "20s"})
     shop.clock.advance(21)

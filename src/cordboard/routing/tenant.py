@@ -15,6 +15,8 @@ from cordboard.routing.model import NEVER_US, CallRules
 # 170 days, the default and the ceiling of an allocation's life (exotel.md 8.6).
 DEALLOCATION_S_MAX: Final = 170 * 86_400
 NO_END: Final = "-1"
+# Where there is no end but a duration is named all the same: dates end with the year 9999.
+LIFE_S_MAX: Final = 1_000 * 365 * 86_400
 
 _SECONDS_PER: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 # Nine digits of days are more years than dates hold; what is over the cap is cut to it anyway.
@@ -119,4 +121,4 @@ def expiry_us(settings: TenantSettings, duration_s: int | None, now_us: int) -> 
         life_s = longest_s
     else:
         life_s = duration_s if longest_s is None else min(duration_s, longest_s)
-    return NEVER_US if life_s is None else min(now_us + life_s * 1_000_000, NEVER_US)
+    return NEVER_US if life_s is None else now_us + min(life_s, LIFE_S_MAX) * 1_000_000

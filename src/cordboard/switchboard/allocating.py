@@ -7,6 +7,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -164,14 +165,18 @@ class Allocating:
 
         Raises NotFound, AlreadyReleased, Unacceptable, DatabaseAway, CommitUnknown.
         """
+        cooling: frozenset[tuple[E164, Pin]] = frozenset()
         for tries_left in reversed(range(TRIES_MAX)):
             try:
                 standing, position = await self._database.write(
-                    lambda connection: self._update(connection, tenant, allocation_id, draft)
+                    partial(
+                        self._update, tenant=tenant, allocation_id=allocation_id, draft=draft, cooling=cooling
+                    )
                 )
             except Conflict as conflict:
                 fault, may_redraw = self._fault_of(conflict.taken, draft, conflict.becomes, conflict.was)
                 if may_redraw and tries_left:
+                    cooling = await self._cooling_pins(tenant, conflict.becomes)
                     continue
                 raise Unacceptable([fault]) from None
             except PoolChanged:
@@ -222,6 +227,7 @@ class Allocating:
     ) -> Changed | Repeated:
         allocation_id = uuid4()
         is_second_try = False
+        cooling: frozenset[tuple[E164, Pin]] = frozenset()
         for tries_left in reversed(range(TRIES_MAX)):
             now_us = self._clock.now_us()
             try:
@@ -232,7 +238,7 @@ class Allocating:
                         client_id,
                         draft,
                         tenant.settings,
-                        _BoardPool(board),
+                        _BoardPool(board, cooling),
                         secrets.randbelow,
                         now_us,
                     )
@@ -263,22 +269,37 @@ class Allocating:
                     fault, may_redraw = self._fault_of(result, draft, standing.allocation)
                     if not (may_redraw and tries_left):
                         raise Unacceptable([fault])
+                    cooling = await self._cooling_pins(tenant, standing.allocation)
         message = "transaction_id: others want the same at this moment; nothing was allocated, try again."
         raise Unacceptable([Fault(Code.PIN_OR_NUMBER_TAKEN, "transaction_id", message)])
 
     async def _update(
-        self, connection: Connection, tenant: TenantView, allocation_id: UUID, draft: Draft
+        self,
+        connection: Connection,
+        *,
+        tenant: TenantView,
+        allocation_id: UUID,
+        draft: Draft,
+        cooling: frozenset[tuple[E164, Pin]],
     ) -> tuple[Standing, Position | None]:
         now_us = self._clock.now_us()
         was = await allocations.lock_for_update(connection, tenant.cell, tenant.id, allocation_id, now_us)
         with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
             becomes = revise(
-                was.standing, draft, tenant.settings, _BoardPool(board), secrets.randbelow, now_us
+                was.standing, draft, tenant.settings, _BoardPool(board, cooling), secrets.randbelow, now_us
             )
         if becomes.allocation == was.standing.allocation:
             return was.standing, None
         position = await allocations.update(connection, tenant.cell, was, becomes, now_us)
         return becomes, position
+
+    async def _cooling_pins(self, tenant: TenantView, allocation: Allocation) -> frozenset[tuple[E164, Pin]]:
+        """What a drawn PIN may have lost to: PINs that cool are not on the board."""
+        virtual_numbers = (*allocation.a.virtual_numbers, *allocation.b.virtual_numbers)
+        now_us = self._clock.now_us()
+        return await self._database.read(
+            lambda connection: allocations.cooling_pins(connection, tenant.cell, virtual_numbers, now_us)
+        )
 
     async def _has_client_id(self, tenant: TenantView, client_id: str) -> bool:
         now_us = self._clock.now_us()
@@ -353,8 +374,9 @@ def _side_of_pin(allocation: Allocation, pin: Pin, virtual_number: E164) -> Side
 class _BoardPool:
     """`routing.allocate.Pool` as of the board; the database has the last word."""
 
-    def __init__(self, board: BoardReader) -> None:
+    def __init__(self, board: BoardReader, cooling: frozenset[tuple[E164, Pin]]) -> None:
         self._board = board
+        self._cooling = cooling
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
         return self._board.has_virtual_number(virtual_number)
@@ -363,4 +385,4 @@ class _BoardPool:
         return self._board.is_provisioned(number)
 
     def is_pin_taken(self, virtual_number: E164, pin: Pin) -> bool:
-        return bool(self._board.pin_holders(virtual_number, pin))
+        return (virtual_number, pin) in self._cooling or bool(self._board.pin_holders(virtual_number, pin))

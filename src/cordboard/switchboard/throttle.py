@@ -19,7 +19,8 @@ Window = deque[int]
 
 
 class Throttle:
-    """Instants of failures by caller, VN and tenant, oldest first. At most the limits are kept of each."""
+    """Instants of failures by caller, VN and tenant, oldest first. What is refused for them is not counted,
+    so that none grows far beyond its limit."""
 
     def __init__(self) -> None:
         self._windows: dict[tuple[object, ...], Window] = {}

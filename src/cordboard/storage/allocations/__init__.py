@@ -11,6 +11,7 @@ from cordboard.storage.allocations.making import (
     TryAgain,
     cells_to_clear,
     clear_cell,
+    cooling_pins,
     kept_answer,
     make,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Unknown",
     "cells_to_clear",
     "clear_cell",
+    "cooling_pins",
     "ended_ids",
     "find",
     "has_client_id",

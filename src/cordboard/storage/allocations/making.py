@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -16,6 +16,7 @@ from cordboard.routing.changes import (
     Change,
 )
 from cordboard.routing.model import Allocation, Side
+from cordboard.routing.numbers import E164, Pin
 from cordboard.storage import feed
 from cordboard.storage.allocations.releasing import release_ended_blockers
 from cordboard.storage.allocations.rows import (
@@ -238,6 +239,16 @@ async def kept_answer(
         _SQL["kept_answer"], cell, tenant_id, key, to_datetime(now_us - ANSWER_KEPT_US)
     )
     return None if row is None else (row["body_digest"], row["answer"])
+
+
+async def cooling_pins(
+    connection: Connection, cell: int, virtual_numbers: Iterable[E164], now_us: int
+) -> frozenset[tuple[E164, Pin]]:
+    """The (VN, PIN) that nobody has and nobody gets yet; the board does not know them."""
+    rows = await connection.fetch(
+        _SQL["cooling_pins"], cell, sorted(set(virtual_numbers)), to_datetime(now_us)
+    )
+    return frozenset((E164(row["virtual_number"]), Pin(row["pin"])) for row in rows)
 
 
 async def cells_to_clear(connection: Connection, now_us: int) -> list[int]:
