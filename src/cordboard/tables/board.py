@@ -71,7 +71,7 @@ class BoardReader:
     def __enter__(self) -> BoardReader:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._txn.abort()
 
     def has_virtual_number(self, virtual_number: E164) -> bool:

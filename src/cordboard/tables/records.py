@@ -5,6 +5,7 @@ Every key of a tenant's rows begins with the cell and the tenant's number.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -42,11 +43,14 @@ _HEAD = Struct(f">QqBBBBB{PIN_DIGITS_MAX}s{PIN_DIGITS_MAX}s")
 # At most 10 numbers and 50 VNs a side (routing/allocate.py).
 _NUMBER_LISTS = tuple(Struct(f">{count}Q") for count in range(121))
 
-# What a call reads of the head, which begins behind the version.
+# Places in the head: version, end, flags, counts of A's and B's numbers and VNs, PINs of A and B.
 _VERSION_BYTES: Final = 8
-_HEAD_OF_CALLS = Struct(">qBBBBB")
+_LIFE = Struct(">qB")
 _FLAGS_AT: Final = _VERSION_BYTES + 8
-_PINS_AT: Final = _VERSION_BYTES + _HEAD_OF_CALLS.size
+_A_AT: Final = _FLAGS_AT + 1
+_B_AT: Final = _A_AT + 2
+_A_PIN_AT: Final = _B_AT + 2
+_B_PIN_AT: Final = _A_PIN_AT + PIN_DIGITS_MAX
 _TWOWAY_USAGE: Final = Usage.TWOWAY
 
 _BOTH_SIDES = 2
@@ -255,25 +259,24 @@ class StoredAllocation:
     `routing.model.AllocationOnBoard`; half the time of `allocation_of`, which unpacks everything.
     """
 
-    __slots__ = ("_counts", "_record", "expires_at_us", "has_members", "id", "product", "usage")
+    __slots__ = ("_record", "expires_at_us", "has_members", "id", "product", "usage")
 
     def __init__(self, allocation_id: AllocationId, record: bytes) -> None:
         self.id = allocation_id
         self._record = record
         self.expires_at_us: int
-        (self.expires_at_us, flags, *self._counts) = _HEAD_OF_CALLS.unpack_from(record, _VERSION_BYTES)
+        self.expires_at_us, flags = _LIFE.unpack_from(record, _VERSION_BYTES)
         self.product, self.usage, _, _, _, self.has_members = _ALLOCATION_FLAGS[flags]
 
     def party(self, side: Side) -> Party:
         record = self._record
-        a_numbers, a_vns, numbers, vns = self._counts
-        _, _, a_needs_pin, needs_pin, _, _ = _ALLOCATION_FLAGS[record[_FLAGS_AT]]
-        start, pin_at = _HEAD.size, _PINS_AT
+        flags = _ALLOCATION_FLAGS[record[_FLAGS_AT]]
         if side:
-            start += (a_numbers + a_vns) * _NUMBER.size
-            pin_at += PIN_DIGITS_MAX
+            numbers, vns, needs_pin, pin_at = record[_B_AT], record[_B_AT + 1], flags[3], _B_PIN_AT
+            start = _HEAD.size + (record[_A_AT] + record[_A_AT + 1]) * _NUMBER.size
         else:
-            numbers, vns, needs_pin = a_numbers, a_vns, a_needs_pin
+            numbers, vns, needs_pin, pin_at = record[_A_AT], record[_A_AT + 1], flags[2], _A_PIN_AT
+            start = _HEAD.size
         listed = tuple(map(E164, _NUMBER_LISTS[numbers + vns].unpack_from(record, start)))
         pin = _pin_of(record[pin_at : pin_at + PIN_DIGITS_MAX])
         return _new_tuple(Party, (listed[:numbers], listed[numbers:], pin, needs_pin))
@@ -302,5 +305,7 @@ def _pin_bytes(pin: Pin | None) -> bytes:
     return b"" if pin is None else pin.digits.encode()
 
 
+# Most PINs have four digits, so a few thousand serve all calls; 150 bytes each.
+@lru_cache(maxsize=16_384)
 def _pin_of(field: bytes) -> Pin | None:
     return Pin(field.rstrip(b"\0").decode()) if field[0] else None
