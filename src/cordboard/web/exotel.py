@@ -6,6 +6,7 @@ exotel.md 2 to 7 is the contract. Every reply fails closed: a fault of ours conn
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -35,6 +36,11 @@ DIGITS_MAX: Final = 255
 INPUT_TIMEOUT_S: Final = 6
 DURATION_S_MAX: Final = 2**31 - 1
 
+# Of the 15 to 40 parameters of a request; one search for these takes two thirds of splitting them all.
+_PARAMETER: Final = re.compile(
+    r"(?:^|&)(CallSid|CallFrom|CallTo|From|To|Direction|CallType|digits|key|switch|StartTime"
+    r"|DialCallStatus|DialWhomNumber|DialCallDuration|RecordingUrl)=([^&]*)"
+)
 _IGNORES_DIGITS: Final = "digits=ignore"
 
 _JSON: Final = "application/json"
@@ -253,17 +259,12 @@ _HOPS: Final = {
 
 
 def read_query(raw_query: str) -> Query:
-    """The last value of each parameter, still encoded: most are never looked at.
+    """The last value of each parameter that means anything here, still encoded.
 
     The platform appends its own parameters to a configured URL, so its `digits` would hide a
     configured `digits=ignore`; that pair is kept under a name of its own.
     """
-    pairs = raw_query.split("&")
-    try:
-        query: Query = dict([pair.split("=", 1) for pair in pairs])
-    except ValueError:
-        # A parameter without `=`; rare, and the way above takes half the time.
-        query = {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+    query: Query = dict(_PARAMETER.findall(raw_query))
     if raw_query.startswith(_IGNORES_DIGITS) or f"&{_IGNORES_DIGITS}" in raw_query:
         query[_IGNORES_DIGITS] = ""
     return query
