@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -27,6 +27,11 @@ LATENCY_BUCKETS_S: Final = (
 DECISION_BUCKETS_S: Final = (
     0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.01, 0.1,
 )  # fmt: skip
+
+
+DecisionWord = Matched | LastEntry | Reason
+
+_DECISION_OF: Final = {Matched: "connect", LastEntry: "ask_pin", Reason: "refuse"}
 
 
 class LatencyHistogram(Collector):
@@ -59,21 +64,34 @@ class LatencyHistogram(Collector):
         yield family
 
 
+class DecisionCounter(Collector):
+    """Decisions by kind and by how they matched or why they were refused; every word is known beforehand."""
+
+    def __init__(self) -> None:
+        self._counts: dict[DecisionWord, int] = dict.fromkeys((*Matched, *LastEntry, *Reason), 0)
+
+    def count(self, word: DecisionWord) -> None:
+        """One more; a third of what a Counter's lock takes, in the one thread that decides."""
+        self._counts[word] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(
+            "cordboard_decisions",
+            "Decisions about calls, by kind and by how they matched or why they were refused.",
+            labels=["decision", "reason"],
+        )
+        for word, count in self._counts.items():
+            family.add_metric([_DECISION_OF[type(word)], word.value], count)
+        yield family
+
+
 class Metrics:
     """All metrics of one engine, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.decisions = Counter(
-            "cordboard_decisions_total",
-            "Decisions about calls, by kind and by how they matched or why they were refused.",
-            ["decision", "reason"],
-            registry=self.registry,
-        )
-        # Every word is known now, so a call looks nothing up under a lock.
-        self.connected = {word: self.decisions.labels("connect", word.value) for word in Matched}
-        self.asked = {word: self.decisions.labels("ask_pin", word.value) for word in LastEntry}
-        self.refused = {word: self.decisions.labels("refuse", word.value) for word in Reason}
+        self.decisions = DecisionCounter()
+        self.registry.register(self.decisions)
         self.decision_seconds = LatencyHistogram(
             "cordboard_decision_seconds",
             "Time of one decision on the board, in seconds.",

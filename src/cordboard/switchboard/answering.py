@@ -333,14 +333,15 @@ class CallAnswering:
         self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us()))
 
     def _count(self, decision: Decision) -> Decision:
+        counter = self._metrics.decisions
         match decision:
-            case Connect(matched=matched):
-                self._metrics.connected[matched].inc()
-            case AskPin(last_entry=last_entry):
-                self._metrics.asked[last_entry].inc()
-            case Refuse(reason=reason):
-                self._metrics.refused[reason].inc()
-                if reason is Reason.THROTTLED:
+            case Connect():
+                counter.count(decision.matched)
+            case AskPin():
+                counter.count(decision.last_entry)
+            case Refuse():
+                counter.count(decision.reason)
+                if decision.reason is Reason.THROTTLED:
                     self._metrics.throttled.inc()
             case unmatched:
                 assert_never(unmatched)
