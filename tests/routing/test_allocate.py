@@ -28,7 +28,7 @@ from cordboard.routing.allocate import (
 )
 from cordboard.routing.model import NEVER_US, AllocationId, Product, Side, State, Usage
 from cordboard.routing.numbers import E164, Pin
-from cordboard.routing.tenant import TenantSettings
+from cordboard.routing.tenant import LIFE_S_MAX, TenantSettings
 
 NOW_US = 1_700_000_000_000_000
 ID = AllocationId(bytes(range(16)))
@@ -290,7 +290,7 @@ def test_the_end_is_the_duration_cut_to_the_longest() -> None:
         (7200, 3600, NOW_US + 3_600_000_000),
         (None, 3600, NOW_US + 3_600_000_000),
         (None, None, NEVER_US),
-        (10**15, None, NEVER_US),
+        (10**15, None, NOW_US + LIFE_S_MAX * 1_000_000),
     ):
         settings = TenantSettings(deallocation_s_max=longest_s)
         assert (

@@ -250,7 +250,7 @@ def _allocation_flags(flags: int) -> tuple[Product, Usage, bool, bool, bool, boo
     )
 
 
-_ALLOCATION_FLAGS = tuple(_allocation_flags(flags) for flags in range(64))
+_ALLOCATION_FLAGS: Final = tuple(_allocation_flags(flags) for flags in range(64))
 
 
 class StoredAllocation:
@@ -259,30 +259,39 @@ class StoredAllocation:
     `routing.model.AllocationOnBoard`; half the time of `allocation_of`, which unpacks everything.
     """
 
-    __slots__ = ("_record", "expires_at_us", "has_members", "id", "product", "usage")
+    __slots__ = ("_flags", "_record", "expires_at_us", "has_members", "id")
 
     def __init__(self, allocation_id: AllocationId, record: bytes) -> None:
         self.id = allocation_id
         self._record = record
         self.expires_at_us: int
         self.expires_at_us, flags = _LIFE.unpack_from(record, _VERSION_BYTES)
-        self.product, self.usage, _, _, _, self.has_members = _ALLOCATION_FLAGS[flags]
+        said: tuple[Product, Usage, bool, bool, bool, bool] = _ALLOCATION_FLAGS[flags]
+        self._flags = said
+        self.has_members = said[5]
+
+    @property
+    def product(self) -> Product:
+        return self._flags[0]
+
+    @property
+    def usage(self) -> Usage:
+        return self._flags[1]
 
     def party(self, side: Side) -> Party:
         record = self._record
-        flags = _ALLOCATION_FLAGS[record[_FLAGS_AT]]
         if side:
-            numbers, vns, needs_pin, pin_at = record[_B_AT], record[_B_AT + 1], flags[3], _B_PIN_AT
+            numbers, vns, needs_pin, pin_at = record[_B_AT], record[_B_AT + 1], self._flags[3], _B_PIN_AT
             start = _HEAD.size + (record[_A_AT] + record[_A_AT + 1]) * _NUMBER.size
         else:
-            numbers, vns, needs_pin, pin_at = record[_A_AT], record[_A_AT + 1], flags[2], _A_PIN_AT
+            numbers, vns, needs_pin, pin_at = record[_A_AT], record[_A_AT + 1], self._flags[2], _A_PIN_AT
             start = _HEAD.size
         listed = tuple(map(E164, _NUMBER_LISTS[numbers + vns].unpack_from(record, start)))
         pin = _pin_of(record[pin_at : pin_at + PIN_DIGITS_MAX])
         return _new_tuple(Party, (listed[:numbers], listed[numbers:], pin, needs_pin))
 
     def permits(self, side: Side) -> bool:
-        return side is SIDE_A or self.usage is _TWOWAY_USAGE
+        return side is SIDE_A or self._flags[1] is _TWOWAY_USAGE
 
     def is_live(self, now_us: int) -> bool:
         return now_us < self.expires_at_us
