@@ -17,7 +17,7 @@ from cordboard.storage.database import Database
 from cordboard.storage.embedded import EmbeddedPostgres
 
 # No test is timed, so none fails because the machine is busy. Filters are part of some worlds: most sets of
-# rules that are thrown together break one. CI plays the same examples each time; everybody else finds new ones.
+# rules that are thrown together break one. CI plays the same examples each time, everybody else new ones.
 settings.register_profile(
     "cordboard",
     deadline=None,
