@@ -36,15 +36,16 @@ DIGITS_MAX: Final = 255
 INPUT_TIMEOUT_S: Final = 6
 DURATION_S_MAX: Final = 2**31 - 1
 
-# Of the 15 to 40 parameters of a request; one search for these takes two thirds of splitting them all.
+# Of the 15 to 40 parameters of a request; one search for these takes half as long as splitting
+# them all, as long as it begins with a character to look for.
 _PARAMETER: Final = re.compile(
-    r"(?:^|&)(CallSid|CallFrom|CallTo|From|To|Direction|CallType|digits|key|switch|StartTime"
-    r"|DialCallStatus|DialWhomNumber|DialCallDuration|RecordingUrl)=([^&]*)"
+    r"&(Call(?:Sid|From|To|Type)|D(?:irection|ial(?:CallStatus|WhomNumber|CallDuration))"
+    r"|From|To|digits|key|switch|StartTime|RecordingUrl)=([^&]*)"
 )
 _IGNORES_DIGITS: Final = "digits=ignore"
 
 _JSON: Final = "application/json"
-_TEXT: Final = "text/plain; charset=utf-8"
+_TEXT: Final = "text/plain"
 
 _CHALLENGE: Final = 'WWW-Authenticate: Basic realm="cordboard"\r\n'
 
@@ -264,7 +265,7 @@ def read_query(raw_query: str) -> Query:
     The platform appends its own parameters to a configured URL, so its `digits` would hide a
     configured `digits=ignore`; that pair is kept under a name of its own.
     """
-    query: Query = dict(_PARAMETER.findall(raw_query))
+    query: Query = dict(_PARAMETER.findall("&" + raw_query))
     if raw_query.startswith(_IGNORES_DIGITS) or f"&{_IGNORES_DIGITS}" in raw_query:
         query[_IGNORES_DIGITS] = ""
     return query

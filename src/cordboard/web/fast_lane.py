@@ -16,11 +16,11 @@ from typing import Final, cast
 # Printable ASCII without the blank and `#`; a longer query, more headers or a body are aiohttp's to judge.
 _PLAIN: Final = re.compile(
     rb"GET /v1/tenants/([a-z0-9][a-z0-9_-]{0,62})/exotel/passthru\?([!\"$-~]{1,8000}) HTTP/1\.1\r\n"
-    rb"((?:[A-Za-z][A-Za-z-]{0,63}: [ -~]{0,1000}\r\n){1,32})\r\n"
+    rb"(?:[A-Za-z][A-Za-z-]{0,63}: [ -~]{0,1000}\r\n){1,32}\r\n"
 )
 # Headers that change what a request is or how it is answered.
 _MEANINGFUL: Final = re.compile(
-    rb"(?:^|\n)(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
+    rb"\n(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
     re.IGNORECASE,
 )
 
@@ -52,7 +52,7 @@ class FastLane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard_at_s = self._loop.time()
         plain = _PLAIN.fullmatch(data)
-        if plain is not None and _MEANINGFUL.search(plain[3]) is None:
+        if plain is not None and _MEANINGFUL.search(data, plain.end(2)) is None:
             reply = self._answer(plain[1].decode(), plain[2].decode())
             if reply is not None:
                 self._transport.write(reply)
