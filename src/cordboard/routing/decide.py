@@ -6,6 +6,8 @@ from typing import Final, assert_never
 
 from cordboard.routing.board import Board
 from cordboard.routing.model import (
+    SIDE_A,
+    SIDE_B,
     Admission,
     AllocationOnBoard,
     AskPin,
@@ -78,11 +80,14 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
                 forbidden.append((route, allocation))
             elif not route.needs_pin and len(routes) == 1:
                 # What nearly every call comes to; the lines behind the loop say the same of leftovers.
-                return _connect_without_pin(route, allocation, virtual_number, caller, board)
+                matched = _MEMBER if route.is_member else _LISTED
+                return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
             else:
                 permitted.append((route, allocation))
         if len(permitted) == 1 and not permitted[0][0].needs_pin:
-            return _connect_without_pin(*permitted[0], virtual_number, caller, board)
+            [(route, allocation)] = permitted
+            matched = _MEMBER if route.is_member else _LISTED
+            return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
         # Nearly every call ends above, and a route proves that the VN is the tenant's.
         if not permitted and not forbidden and not board.has_virtual_number(virtual_number):
             return _UNKNOWN_VN
@@ -103,14 +108,6 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
             return _try_pin(call, entry, virtual_number, permitted, forbidden, board, now_us)
         case unmatched:
             assert_never(unmatched)
-
-
-def _connect_without_pin(
-    route: Route, allocation: AllocationOnBoard, virtual_number: E164, caller: E164, board: Board
-) -> Connect | Refuse:
-    """Rule 2: one permitted route that needs no PIN."""
-    matched = _MEMBER if route.is_member else _LISTED
-    return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
 
 
 def _readmit(
@@ -263,7 +260,7 @@ def _connect(
     outcome: RightPin | None,
 ) -> Connect | Refuse:
     """Whom the caller reaches, and the VN that they are shown (routing.md, Targets and Caller id)."""
-    called = allocation.party(side.other)
+    called = allocation.party(SIDE_B if side is SIDE_A else SIDE_A)
     targets = called.numbers
     if allocation.has_members:
         targets += board.members(allocation.id, side.other)
