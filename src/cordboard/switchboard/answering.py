@@ -220,11 +220,8 @@ class CallAnswering:
     async def _answer_in_turn(self, tenant: TenantView, keyed: Keyed, call: CallKey) -> Decision:
         call_sid = call.call_sid.encode()
         known = self._progress.get(tenant.tenant_no, call_sid, call.virtual_number, call.caller)
-        progress = known or NEW_CALL
+        progress = await self._look_up(tenant, call) if known is None else known
         entry = entry_of(progress, keyed.digits, keyed.hop)
-        if known is None:
-            progress = await self._look_up(tenant, call)
-            entry = entry_of(progress, keyed.digits, keyed.hop)
         counted_at_us = self._clock.now_us()
         decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
         if decision.outcome is not None:
