@@ -125,13 +125,13 @@ def _allocation(index: int) -> Allocation:
         a=Party(
             (_number(_A, index, 0), _number(_A, index, 1)),
             (_vn(index),),
-            Pin(f"{index // 50:04d}"),
+            (Pin(f"{index // 50:04d}"),),
             listed_need_pin=False,
         ),
         b=Party(
             (_number(_B, index, 0), _number(_B, index, 1)),
             (_vn(index + 1),),
-            _b_pin(index),
+            (_b_pin(index),),
             listed_need_pin=True,
         ),
         common_pin=False,

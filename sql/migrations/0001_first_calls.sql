@@ -40,9 +40,19 @@ CREATE TABLE virtual_number (
     region     text,
     type       text        CHECK (type IN ('mobile', 'landline')),
     flow_id    text,
+    -- Given by name only; or not given any more, while what stands on it stays.
+    is_reserved boolean    NOT NULL DEFAULT false,
+    is_drained boolean     NOT NULL DEFAULT false,
+    -- It bears one allocation that wants it alone (second generation), and no other.
+    is_exclusive boolean   NOT NULL DEFAULT false,
+    -- Set when such a one was released with a cool-off: only it may come back before then.
+    cooling_until timestamptz,
+    cooling_for uuid,
     created_at timestamptz NOT NULL,
     UNIQUE (cell, number),
-    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id)
+    UNIQUE (cell, number, is_exclusive),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id),
+    CHECK ((cooling_until IS NULL) = (cooling_for IS NULL))
 );
 CREATE INDEX virtual_number_of_tenant ON virtual_number (cell, tenant_id, number);
 
@@ -53,20 +63,32 @@ CREATE TABLE allocation (
     id                 uuid        NOT NULL,
     tenant_id          text        NOT NULL,
     product            text        NOT NULL CHECK (product IN ('greenvn', 'greenpin')),
-    client_id          text        NOT NULL,
+    -- The second generation of the API knows no such id.
+    client_id          text,
+    generation         smallint    NOT NULL CHECK (generation IN (1, 2)),
     usage              text        NOT NULL CHECK (usage IN ('oneway', 'twoway')),
     state              text        NOT NULL CHECK (state IN ('active', 'vault')),
     version            bigint      NOT NULL CHECK (version > 0),
     a_virtual_numbers  bigint[]    NOT NULL CHECK (cardinality(a_virtual_numbers) > 0),
     b_virtual_numbers  bigint[]    NOT NULL CHECK (cardinality(b_virtual_numbers) > 0),
-    a_pin              text        CHECK (a_pin ~ '^[0-9]{1,9}$'),
-    b_pin              text        CHECK (b_pin ~ '^[0-9]{1,9}$'),
+    a_pins             text[]      NOT NULL CHECK (array_to_string(a_pins, ' ') ~ '^([0-9]{1,9}( [0-9]{1,9})*)?$'),
+    b_pins             text[]      NOT NULL CHECK (array_to_string(b_pins, ' ') ~ '^([0-9]{1,9}( [0-9]{1,9})*)?$'),
     a_listed_need_pin  boolean     NOT NULL,
     b_listed_need_pin  boolean     NOT NULL,
     common_pin         boolean     NOT NULL,
     -- The tenant's `deletion_time` when it was made: how long its PINs rest after the release.
     cool_off_s         integer     NOT NULL CHECK (cool_off_s BETWEEN 0 AND 86400),
+    -- Its VN bears no other; then wrong PINs of its own people are counted, and lock B out.
+    is_exclusive       boolean     NOT NULL,
+    pin_attempts_max   smallint    CHECK (pin_attempts_max > 0),
+    pin_failures       smallint    NOT NULL DEFAULT 0 CHECK (pin_failures >= 0),
+    record             boolean     NOT NULL,
+    custom_field       text        CHECK (length(custom_field) <= 256),
+    flow_id            text,
+    a_tag              text,
+    b_tag              text,
     created_at         timestamptz NOT NULL,
+    updated_at         timestamptz,
     -- NULL: without end.
     expires_at         timestamptz,
     released_at        timestamptz,
@@ -77,10 +99,16 @@ CREATE TABLE allocation (
     CHECK ((state = 'vault') = (released_at IS NOT NULL)),
     CHECK ((state = 'vault') = (release_cause IS NOT NULL)),
     -- Nobody can be asked for a PIN that does not exist.
-    CHECK (a_pin IS NOT NULL OR NOT a_listed_need_pin),
-    CHECK (b_pin IS NOT NULL OR NOT b_listed_need_pin),
+    CHECK (cardinality(a_pins) > 0 OR NOT a_listed_need_pin),
+    CHECK (cardinality(b_pins) > 0 OR NOT b_listed_need_pin),
+    -- A GreenPin side has one PIN at most.
+    CHECK (product <> 'greenpin' OR (cardinality(a_pins) <= 1 AND cardinality(b_pins) <= 1)),
     -- A common PIN is the same on both sides.
-    CHECK (NOT common_pin OR (a_pin IS NOT NULL AND b_pin IS NOT NULL AND a_pin = b_pin))
+    CHECK (NOT common_pin OR (cardinality(a_pins) = 1 AND a_pins = b_pins)),
+    -- The first generation goes by the client's id, and shares its VNs.
+    CHECK (generation = 2 OR (client_id IS NOT NULL AND NOT is_exclusive)),
+    -- Only who is alone on a VN can be locked by guesses.
+    CHECK (is_exclusive OR pin_failures = 0)
 );
 -- A client id names one active allocation of its product.
 CREATE UNIQUE INDEX allocation_client_id ON allocation (cell, tenant_id, product, client_id) WHERE state = 'active';
@@ -99,6 +127,23 @@ CREATE TABLE party_number (
     FOREIGN KEY (cell, allocation_id) REFERENCES allocation (cell, id),
     CHECK ((list_position IS NULL) <> (joined_at IS NULL))
 );
+-- Which VN a pair of people had before, and lists by number.
+CREATE INDEX party_number_of_number ON party_number (cell, number, allocation_id);
+
+-- An allocation stands on a VN: one that wants it alone, or any number of others.
+CREATE TABLE vn_use (
+    cell           smallint NOT NULL,
+    virtual_number bigint   NOT NULL,
+    allocation_id  uuid     NOT NULL,
+    is_exclusive   boolean  NOT NULL,
+    PRIMARY KEY (cell, virtual_number, allocation_id),
+    -- What wants a VN alone and what does not never stand side by side.
+    FOREIGN KEY (cell, virtual_number, is_exclusive) REFERENCES virtual_number (cell, number, is_exclusive),
+    FOREIGN KEY (cell, allocation_id) REFERENCES allocation (cell, id)
+);
+-- Nor do two that want it alone.
+CREATE UNIQUE INDEX vn_use_alone ON vn_use (cell, virtual_number) WHERE is_exclusive;
+CREATE INDEX vn_use_of_allocation ON vn_use (cell, allocation_id);
 
 -- Whether a number, dialling a VN, must enter a PIN there: one answer for all its routes.
 CREATE TABLE caller_line (
@@ -145,6 +190,22 @@ CREATE TABLE pin_claim (
 );
 CREATE INDEX pin_claim_of_allocation ON pin_claim (cell, allocation_id);
 CREATE INDEX pin_claim_cooling ON pin_claim (cell, cooling_until) WHERE cooling_until IS NOT NULL;
+
+-- A number whose route on a VN was released with a cool-off: the engine picks that VN for nobody of that
+-- number before then, but for the same allocation.
+CREATE TABLE number_cooling (
+    cell           smallint    NOT NULL,
+    virtual_number bigint      NOT NULL,
+    number         bigint      NOT NULL,
+    allocation_id  uuid        NOT NULL,
+    cooling_until  timestamptz NOT NULL,
+    PRIMARY KEY (cell, virtual_number, number),
+    FOREIGN KEY (cell, allocation_id) REFERENCES allocation (cell, id),
+    FOREIGN KEY (cell, virtual_number) REFERENCES virtual_number (cell, number)
+);
+CREATE INDEX number_cooling_of_number ON number_cooling (cell, number);
+CREATE INDEX number_cooling_of_allocation ON number_cooling (cell, allocation_id);
+CREATE INDEX number_cooling_ends ON number_cooling (cell, cooling_until);
 
 -- The answer that a client gets again when it repeats a request under its Idempotency-Key.
 CREATE TABLE idempotent_answer (

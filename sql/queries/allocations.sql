@@ -25,24 +25,136 @@ FROM feed_head
 WHERE EXISTS (SELECT 1 FROM idempotent_answer
               WHERE idempotent_answer.cell = feed_head.cell AND idempotent_answer.created_at < $1)
     OR EXISTS (SELECT 1 FROM pin_claim
-               WHERE pin_claim.cell = feed_head.cell AND pin_claim.cooling_until <= $2);
+               WHERE pin_claim.cell = feed_head.cell AND pin_claim.cooling_until <= $2)
+    OR EXISTS (SELECT 1 FROM number_cooling
+               WHERE number_cooling.cell = feed_head.cell AND number_cooling.cooling_until <= $2);
 
 -- name: forget_old_answers
 DELETE FROM idempotent_answer WHERE cell = $1 AND created_at < $2;
 
 -- name: insert_allocations
-INSERT INTO allocation (cell, id, tenant_id, product, client_id, usage, state, version, a_virtual_numbers,
-    b_virtual_numbers, a_pin, b_pin, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, created_at, expires_at)
-SELECT $1, new.id, new.tenant_id, new.product, new.client_id, new.usage, 'active', 1, new.a_virtual_numbers::bigint[],
-    new.b_virtual_numbers::bigint[], new.a_pin, new.b_pin, new.a_listed_need_pin, new.b_listed_need_pin,
-    new.common_pin, new.cool_off_s, new.created_at, new.expires_at
-FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-    $11::boolean[], $12::boolean[], $13::boolean[], $14::integer[], $15::timestamptz[], $16::timestamptz[])
-    AS new (id, tenant_id, product, client_id, usage, a_virtual_numbers, b_virtual_numbers, a_pin, b_pin,
-            a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, created_at, expires_at)
+-- The rows come as one JSON text, because encoding a score of arrays takes longer than the insert.
+INSERT INTO allocation (cell, id, tenant_id, product, client_id, generation, usage, state, version, a_virtual_numbers,
+    b_virtual_numbers, a_pins, b_pins, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, is_exclusive,
+    pin_attempts_max, record, custom_field, flow_id, a_tag, b_tag, created_at, expires_at)
+SELECT $1, new.id, new.tenant_id, new.product, new.client_id, new.generation, new.usage, 'active', 1,
+    new.a_virtual_numbers, new.b_virtual_numbers, new.a_pins, new.b_pins, new.a_listed_need_pin, new.b_listed_need_pin,
+    new.common_pin, new.cool_off_s, new.is_exclusive, new.pin_attempts_max, new.record, new.custom_field, new.flow_id,
+    new.a_tag, new.b_tag, new.created_at, new.expires_at
+FROM jsonb_to_recordset($2)
+    AS new (id uuid, tenant_id text, product text, client_id text, generation smallint, usage text,
+            a_virtual_numbers bigint[], b_virtual_numbers bigint[], a_pins text[], b_pins text[],
+            a_listed_need_pin boolean, b_listed_need_pin boolean, common_pin boolean, cool_off_s integer,
+            is_exclusive boolean, pin_attempts_max smallint, record boolean, custom_field text, flow_id text,
+            a_tag text, b_tag text, created_at timestamptz, expires_at timestamptz)
 ORDER BY new.tenant_id, new.product, new.client_id
 ON CONFLICT DO NOTHING
 RETURNING id;
+
+-- name: lock_virtual_numbers
+-- Nobody comes to stand on them meanwhile.
+SELECT number FROM virtual_number WHERE cell = $1 AND number = ANY($2::bigint[]) ORDER BY number FOR UPDATE;
+
+-- name: claim_exclusive
+-- Locked before, so that this statement sees whoever stands there.
+UPDATE virtual_number
+SET is_exclusive = true, cooling_until = NULL, cooling_for = NULL
+FROM unnest($2::bigint[], $3::uuid[]) AS wanted (number, allocation_id)
+WHERE virtual_number.cell = $1 AND virtual_number.number = wanted.number AND NOT virtual_number.is_exclusive
+    AND NOT EXISTS (
+        SELECT 1 FROM vn_use WHERE vn_use.cell = $1 AND vn_use.virtual_number = virtual_number.number
+    )
+    AND (virtual_number.cooling_until IS NULL OR virtual_number.cooling_until <= $4
+         OR virtual_number.cooling_for = wanted.allocation_id)
+RETURNING virtual_number.number;
+
+-- name: insert_uses
+-- The lock keeps a VN from becoming exclusive, or a drained one from being missed, until we are done.
+INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive)
+SELECT $1, new.virtual_number, new.allocation_id, new.is_exclusive
+FROM unnest($2::bigint[], $3::uuid[], $4::boolean[]) AS new (virtual_number, allocation_id, is_exclusive)
+JOIN virtual_number ON virtual_number.cell = $1 AND virtual_number.number = new.virtual_number
+    AND virtual_number.is_exclusive = new.is_exclusive AND NOT virtual_number.is_drained
+    AND (virtual_number.cooling_until IS NULL OR virtual_number.cooling_until <= $5)
+ORDER BY new.virtual_number, new.allocation_id
+FOR KEY SHARE OF virtual_number
+ON CONFLICT DO NOTHING
+RETURNING virtual_number, allocation_id;
+
+-- name: delete_uses
+DELETE FROM vn_use
+WHERE cell = $1 AND allocation_id = ANY($2::uuid[])
+RETURNING virtual_number, allocation_id, is_exclusive;
+
+-- name: delete_some_uses
+DELETE FROM vn_use
+WHERE cell = $1 AND allocation_id = $2 AND virtual_number = ANY($3::bigint[])
+RETURNING virtual_number, allocation_id, is_exclusive;
+
+-- name: end_exclusive
+UPDATE virtual_number
+SET is_exclusive = false,
+    cooling_until = CASE WHEN allocation.cool_off_s > 0 THEN $4::timestamptz + make_interval(secs => allocation.cool_off_s) END,
+    cooling_for = CASE WHEN allocation.cool_off_s > 0 AND $4::timestamptz IS NOT NULL THEN allocation.id END
+FROM unnest($2::bigint[], $3::uuid[]) AS left_by (number, allocation_id)
+JOIN allocation ON allocation.cell = $1 AND allocation.id = left_by.allocation_id
+WHERE virtual_number.cell = $1 AND virtual_number.number = left_by.number AND virtual_number.is_exclusive;
+
+-- name: cool_numbers
+-- Of allocations with a cool-off, before their routes are deleted.
+INSERT INTO number_cooling (cell, virtual_number, number, allocation_id, cooling_until)
+SELECT $1, route.virtual_number, route.number, route.allocation_id,
+    $3::timestamptz + make_interval(secs => allocation.cool_off_s)
+FROM route
+JOIN allocation ON allocation.cell = $1 AND allocation.id = route.allocation_id AND allocation.cool_off_s > 0
+WHERE route.cell = $1 AND route.allocation_id = ANY($2::uuid[])
+ORDER BY route.virtual_number, route.number, route.allocation_id
+ON CONFLICT (cell, virtual_number, number) DO UPDATE
+SET allocation_id = excluded.allocation_id, cooling_until = excluded.cooling_until
+WHERE number_cooling.cooling_until <= excluded.cooling_until;
+
+-- name: cool_some_numbers
+INSERT INTO number_cooling (cell, virtual_number, number, allocation_id, cooling_until)
+SELECT $1, gone.virtual_number, gone.number, gone.allocation_id, $5
+FROM unnest($2::bigint[], $3::bigint[], $4::uuid[]) AS gone (virtual_number, number, allocation_id)
+ORDER BY gone.virtual_number, gone.number
+ON CONFLICT (cell, virtual_number, number) DO UPDATE
+SET allocation_id = excluded.allocation_id, cooling_until = excluded.cooling_until
+WHERE number_cooling.cooling_until <= excluded.cooling_until;
+
+-- name: cooling_numbers
+-- Of these routes, those that a number's cool-off stands against.
+SELECT wanted.virtual_number, wanted.number, wanted.allocation_id
+FROM unnest($2::bigint[], $3::bigint[], $4::uuid[]) AS wanted (virtual_number, number, allocation_id)
+JOIN number_cooling ON number_cooling.cell = $1 AND number_cooling.virtual_number = wanted.virtual_number
+    AND number_cooling.number = wanted.number
+WHERE number_cooling.cooling_until > $5 AND number_cooling.allocation_id <> wanted.allocation_id;
+
+-- name: resting_virtual_numbers
+-- Where one of these numbers or PINs still cools, for another allocation.
+SELECT virtual_number FROM number_cooling
+WHERE cell = $1 AND number = ANY($2::bigint[]) AND cooling_until > $4 AND allocation_id <> $5
+UNION
+SELECT virtual_number FROM pin_claim
+WHERE cell = $1 AND pin = ANY($3::text[]) AND cooling_until > $4 AND allocation_id <> $5
+UNION
+SELECT number FROM virtual_number
+WHERE cell = $1 AND cooling_until > $4 AND cooling_for <> $5 AND tenant_id = $6;
+
+-- name: delete_cooled_numbers
+DELETE FROM number_cooling WHERE cell = $1 AND cooling_until <= $2;
+
+-- name: last_virtual_number_of_pair
+-- The VN of the latest GreenVN allocation in which one of these faced one of those.
+SELECT allocation.a_virtual_numbers[1] AS virtual_number
+FROM party_number AS one
+JOIN party_number AS other ON other.cell = $1 AND other.allocation_id = one.allocation_id AND other.side <> one.side
+    AND other.number = ANY($4::bigint[])
+JOIN allocation ON allocation.cell = $1 AND allocation.id = one.allocation_id
+    AND allocation.tenant_id = $2 AND allocation.product = 'greenvn'
+WHERE one.cell = $1 AND one.number = ANY($3::bigint[])
+ORDER BY allocation.created_at DESC
+LIMIT 1;
 
 -- name: insert_listed
 INSERT INTO party_number (cell, allocation_id, number, side, list_position)
@@ -190,6 +302,13 @@ FROM unnest($8::bigint[], $9::text[]) AS wanted (virtual_number, pin)
 JOIN pin_claim ON pin_claim.cell = $1 AND pin_claim.virtual_number = wanted.virtual_number
     AND pin_claim.pin = wanted.pin
 JOIN allocation ON allocation.cell = $1 AND allocation.id = pin_claim.allocation_id
+    AND allocation.state = 'active' AND allocation.expires_at <= $2
+UNION
+SELECT allocation.id
+FROM unnest($10::bigint[], $11::boolean[]) AS wanted (virtual_number, is_exclusive)
+JOIN vn_use ON vn_use.cell = $1 AND vn_use.virtual_number = wanted.virtual_number
+    AND (vn_use.is_exclusive OR wanted.is_exclusive)
+JOIN allocation ON allocation.cell = $1 AND allocation.id = vn_use.allocation_id
     AND allocation.state = 'active' AND allocation.expires_at <= $2;
 
 -- name: ended
@@ -228,10 +347,12 @@ WHERE cell = $1 AND id = ANY($2::uuid[]);
 
 -- name: standing
 SELECT allocation.id, allocation.tenant_id, tenant.tenant_no, allocation.product, allocation.client_id,
-    allocation.usage, allocation.state, allocation.version, allocation.a_virtual_numbers,
-    allocation.b_virtual_numbers, allocation.a_pin, allocation.b_pin, allocation.a_listed_need_pin,
-    allocation.b_listed_need_pin, allocation.common_pin, allocation.cool_off_s, allocation.created_at,
-    allocation.expires_at,
+    allocation.generation, allocation.usage, allocation.state, allocation.version, allocation.a_virtual_numbers,
+    allocation.b_virtual_numbers, allocation.a_pins, allocation.b_pins, allocation.a_listed_need_pin,
+    allocation.b_listed_need_pin, allocation.common_pin, allocation.cool_off_s, allocation.is_exclusive,
+    allocation.pin_attempts_max, allocation.pin_failures, allocation.record, allocation.custom_field,
+    allocation.flow_id, allocation.a_tag, allocation.b_tag, allocation.created_at, allocation.updated_at,
+    allocation.expires_at, allocation.released_at, allocation.release_cause,
     ARRAY(SELECT party_number.number FROM party_number
           WHERE party_number.cell = $1 AND party_number.allocation_id = allocation.id
               AND party_number.side = 'a' AND party_number.list_position IS NOT NULL
@@ -268,7 +389,8 @@ ORDER BY party_number.joined_at, party_number.number, route.virtual_number;
 
 -- name: update_allocation
 UPDATE allocation
-SET usage = $3, version = $4, a_virtual_numbers = $5, b_virtual_numbers = $6, a_pin = $7, b_pin = $8, expires_at = $9
+SET usage = $3, version = $4, a_virtual_numbers = $5, b_virtual_numbers = $6, a_pins = $7, b_pins = $8,
+    expires_at = $9, pin_attempts_max = $10, pin_failures = $11, record = $12, custom_field = $13, updated_at = $14
 WHERE cell = $1 AND id = $2;
 
 -- name: delete_some_parties

@@ -52,14 +52,18 @@ FROM tenant
 WHERE $1::text IS NULL OR tenant.id = $1;
 
 -- name: snapshot_virtual_numbers
-SELECT virtual_number.cell, virtual_number.number, tenant.tenant_no
+SELECT virtual_number.cell, virtual_number.number, virtual_number.region, virtual_number.type,
+    virtual_number.is_reserved, virtual_number.is_drained, tenant.tenant_no
 FROM virtual_number
-JOIN tenant ON tenant.cell = virtual_number.cell AND tenant.id = virtual_number.tenant_id;
+JOIN tenant ON tenant.cell = virtual_number.cell AND tenant.id = virtual_number.tenant_id
+WHERE $1::bigint[] IS NULL OR virtual_number.number = ANY($1);
 
 -- name: snapshot_allocations
 SELECT allocation.cell, allocation.id, tenant.tenant_no, allocation.product, allocation.usage, allocation.version,
-    allocation.a_virtual_numbers, allocation.b_virtual_numbers, allocation.a_pin, allocation.b_pin,
+    allocation.a_virtual_numbers, allocation.b_virtual_numbers, allocation.a_pins, allocation.b_pins,
     allocation.a_listed_need_pin, allocation.b_listed_need_pin, allocation.common_pin, allocation.expires_at,
+    allocation.is_exclusive, allocation.pin_attempts_max, allocation.pin_failures, allocation.record,
+    allocation.custom_field,
     ARRAY(SELECT party_number.number FROM party_number
           WHERE party_number.cell = allocation.cell AND party_number.allocation_id = allocation.id
               AND party_number.side = 'a' AND party_number.list_position IS NOT NULL

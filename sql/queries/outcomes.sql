@@ -25,3 +25,18 @@ SELECT tenant_id, virtual_number, caller, verified_at
 FROM verification
 WHERE cell = ANY($1::smallint[]) AND verified_at > $2 AND outcome = 'failure'
 ORDER BY verified_at;
+
+-- name: count_failures
+-- Wrong PINs of an allocation's own people; a released one counts no more.
+UPDATE allocation
+SET pin_failures = least(allocation.pin_failures + counted.failures, 32767)::smallint, version = allocation.version + 1
+FROM unnest($2::uuid[], $3::integer[]) AS counted (allocation_id, failures)
+WHERE allocation.cell = $1 AND allocation.id = counted.allocation_id AND allocation.state = 'active'
+    AND allocation.is_exclusive
+RETURNING allocation.id;
+
+-- name: forget_failures
+-- A right PIN resets the count.
+UPDATE allocation SET pin_failures = 0, version = version + 1
+WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active' AND pin_failures > 0
+RETURNING id;

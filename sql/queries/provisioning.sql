@@ -38,15 +38,16 @@ DELETE FROM credential WHERE cell = $1 AND tenant_id = $2 AND kind = $3 AND id =
 SELECT id, created_at FROM credential WHERE cell = $1 AND tenant_id = $2 AND kind = $3 ORDER BY created_at, id;
 
 -- name: insert_virtual_numbers
-INSERT INTO virtual_number (number, cell, tenant_id, region, type, flow_id, created_at)
-SELECT new.number, $1, $2, new.region, new.type, new.flow_id, $7
-FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[]) AS new (number, region, type, flow_id)
+INSERT INTO virtual_number (number, cell, tenant_id, region, type, flow_id, is_reserved, created_at)
+SELECT new.number, $1, $2, new.region, new.type, new.flow_id, new.is_reserved, $8
+FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::boolean[])
+    AS new (number, region, type, flow_id, is_reserved)
 ORDER BY new.number
 ON CONFLICT DO NOTHING
 RETURNING number;
 
 -- name: virtual_numbers
-SELECT number, region, type, flow_id, created_at
+SELECT number, region, type, flow_id, is_reserved, is_drained, created_at
 FROM virtual_number
 WHERE cell = $1 AND tenant_id = $2
 ORDER BY number;
@@ -56,14 +57,18 @@ SELECT number FROM virtual_number WHERE cell = $1 AND tenant_id = $2 AND number 
 
 -- name: live_allocations_on
 SELECT allocation.id, allocation.expires_at
-FROM allocation
-WHERE allocation.cell = $1 AND allocation.state = 'active'
-    AND allocation.id IN (
-        SELECT route.allocation_id FROM route WHERE route.cell = $1 AND route.virtual_number = $2
-        UNION
-        SELECT pin_claim.allocation_id FROM pin_claim
-        WHERE pin_claim.cell = $1 AND pin_claim.virtual_number = $2 AND pin_claim.cooling_until IS NULL
-    );
+FROM vn_use
+JOIN allocation ON allocation.cell = $1 AND allocation.id = vn_use.allocation_id
+WHERE vn_use.cell = $1 AND vn_use.virtual_number = $2 AND allocation.state = 'active';
+
+-- name: set_virtual_number_state
+UPDATE virtual_number
+SET is_drained = coalesce($4, is_drained), is_reserved = coalesce($5, is_reserved)
+WHERE cell = $1 AND tenant_id = $2 AND number = $3
+RETURNING number;
+
+-- name: delete_cooling_numbers_on
+DELETE FROM number_cooling WHERE cell = $1 AND virtual_number = $2;
 
 -- name: delete_cooling_pins_on
 DELETE FROM pin_claim WHERE cell = $1 AND virtual_number = $2 AND cooling_until IS NOT NULL;
@@ -81,6 +86,11 @@ DELETE FROM tenant WHERE cell = $1 AND id = $2;
 -- name: delete_tenant_pins
 DELETE FROM pin_claim USING allocation
 WHERE pin_claim.cell = $1 AND allocation.cell = $1 AND allocation.id = pin_claim.allocation_id
+    AND allocation.tenant_id = $2;
+
+-- name: delete_tenant_cooling_numbers
+DELETE FROM number_cooling USING allocation
+WHERE number_cooling.cell = $1 AND allocation.cell = $1 AND allocation.id = number_cooling.allocation_id
     AND allocation.tenant_id = $2;
 
 -- name: delete_tenant_parties

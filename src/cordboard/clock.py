@@ -36,5 +36,9 @@ def to_instant_us(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(microseconds=1)
 
 
+def to_instant_us_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else to_instant_us(moment)
+
+
 def to_instant_us_or_never(moment: datetime | None) -> int:
     return NEVER_US if moment is None else to_instant_us(moment)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import Enum, IntEnum
 from itertools import count
 from typing import Final, Protocol
 
@@ -29,6 +29,7 @@ class Code(IntEnum):
 
     INTERNAL = 0
     NOT_FOUND = 1
+    UNSUPPORTED_FILTER = 2
     MISSING = 3
     NOTHING_FREE = 4
     BAD = 5
@@ -37,15 +38,19 @@ class Code(IntEnum):
     VERSION = 9
     ALL_DUPLICATES = 13
     BOTH_SIDES = 14
+    REGION = 15
     BAD_NUMBER = 16
     TOO_MANY = 17
     CLIENT_ID_TAKEN = 18
     PIN_OR_NUMBER_TAKEN = 19
     DELETED = 22
+    DATE_RANGE = 23
+    FLOW = 50
 
 
-# Where one body breaks several rules, the first of these is answered (routing.md, Promises 3).
-PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 13, 14, 18, 19, 4)))
+# Where one body breaks several rules, the first of these is answered (routing.md, Promises 3). Regions and
+# flows, which it does not place, are names that are not the tenant's to use, like a VN of somebody else.
+PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 15, 50, 13, 14, 18, 19, 4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,10 @@ class Pool(Protocol):
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
         """Whether the number is in this tenant's pool."""
+        ...
+
+    def is_drained(self, virtual_number: E164) -> bool:
+        """Whether a VN of this tenant's pool gets no new allocation."""
         ...
 
     def is_provisioned(self, number: E164) -> bool:
@@ -101,6 +110,7 @@ class Draft:
     b: PartyDraft = PartyDraft()
     usage: Usage | None = None
     duration_s: int | None = None
+    tags: tuple[str | None, str | None] = (None, None)
     # What the request breaks by its form alone: a key of the wrong type, or missing. Such a key has no
     # value here; its fault is weighed with the others, because the order of codes goes across all rules.
     faults: tuple[Fault, ...] = ()
@@ -113,17 +123,46 @@ class Draft:
         return any(fault.field == field for fault in self.faults)
 
 
+class Generation(IntEnum):
+    """The form of the API that made an allocation, and in which it is answered (exotel.md 8 and 9)."""
+
+    FIRST = 1
+    SECOND = 2
+
+
+class ReleaseCause(Enum):
+    EXPIRED = "expired"
+    REQUESTED = "requested"
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """An allocation with what only the API and the records need of it."""
+    """An allocation with what only the API and the records need of it.
+
+    The second generation has no `client_id`. `pin_attempts_max` and `pin_failures` are of those allocations
+    that lock themselves.
+    """
 
     tenant_id: str
-    client_id: str
+    client_id: str | None
     allocation: Allocation
     state: State
     version: int
     cool_off_s: int
     created_at_us: int
+    generation: Generation = Generation.FIRST
+    flow_id: str | None = None
+    # By side; None: the tenant's.
+    tags: tuple[str | None, str | None] = (None, None)
+    pin_attempts_max: int | None = None
+    pin_failures: int = 0
+    updated_at_us: int | None = None
+    released_at_us: int | None = None
+    release_cause: ReleaseCause | None = None
+
+    def is_active(self, now_us: int) -> bool:
+        """Past its end it is vaulted for everybody; nothing waits for the sweep."""
+        return self.state is State.ACTIVE and self.allocation.is_live(now_us)
 
 
 def side_key(side: Side) -> str:
@@ -179,7 +218,7 @@ def propose(
         side: Party(
             numbers=numbers[side],
             virtual_numbers=used[side],
-            pin=pins[side],
+            pins=_one_or_none(pins[side]),
             listed_need_pin=_pin_enabled(side, settings) and pins[side] is not None,
         )
         for side in Side
@@ -201,6 +240,7 @@ def propose(
         version=1,
         cool_off_s=settings.cool_off_s,
         created_at_us=now_us,
+        tags=draft.tags,
     )
 
 
@@ -222,7 +262,9 @@ def revise(
     for side in Side:
         party = was.party(side)
         numbers = _numbers(side, draft, settings, pool, faults)
-        virtual_numbers = _virtual_numbers(side, draft, settings, pool, faults)
+        virtual_numbers = _virtual_numbers(
+            side, draft, settings, pool, faults, was.a.virtual_numbers + was.b.virtual_numbers
+        )
         parties[side] = party._replace(
             numbers=party.numbers if numbers is None else numbers,
             virtual_numbers=virtual_numbers or party.virtual_numbers,
@@ -273,11 +315,16 @@ def revise(
         allocation=was._replace(
             usage=usage,
             expires_at_us=expires_at_us,
-            a=parties[Side.A]._replace(pin=pins[Side.A]),
-            b=parties[Side.B]._replace(pin=pins[Side.B]),
+            a=parties[Side.A]._replace(pins=_one_or_none(pins[Side.A])),
+            b=parties[Side.B]._replace(pins=_one_or_none(pins[Side.B])),
         ),
         version=current.version + 1,
+        updated_at_us=now_us,
     )
+
+
+def _one_or_none(pin: Pin | None) -> tuple[Pin, ...]:
+    return () if pin is None else (pin,)
 
 
 def draw_pin(
@@ -357,8 +404,14 @@ def _numbers(
 
 
 def _virtual_numbers(
-    side: Side, draft: Draft, settings: TenantSettings, pool: Pool, faults: list[Fault]
+    side: Side,
+    draft: Draft,
+    settings: TenantSettings,
+    pool: Pool,
+    faults: list[Fault],
+    has: Sequence[E164] = (),
 ) -> tuple[E164, ...] | None:
+    """The side's VNs as the request names them; `has` are those that the allocation stands on already."""
     given = draft.party(side).virtual_numbers
     if not given:
         return None
@@ -370,6 +423,9 @@ def _virtual_numbers(
             faults.append(Fault(Code.BAD_NUMBER, field, f"{field}[{position}] is not a telephone number."))
         elif not pool.has_virtual_number(number):
             message = f"{field}[{position}] is not a virtual number of this tenant."
+            faults.append(Fault(Code.NOT_PERMITTED, field, message))
+        elif pool.is_drained(number) and number not in has:
+            message = f"{field}[{position}] is a virtual number that gets no new allocations."
             faults.append(Fault(Code.NOT_PERMITTED, field, message))
         else:
             numbers.append(number)

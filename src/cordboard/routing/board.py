@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from cordboard.routing.model import AllocationId, AllocationOnBoard, PinHolder, Route, Side, UsablePin
+from cordboard.routing.model import (
+    AllocationId,
+    AllocationOnBoard,
+    AllocationRef,
+    PinHolder,
+    Route,
+    Side,
+    UsablePin,
+)
 from cordboard.routing.numbers import E164, Pin
 
 
@@ -25,10 +33,14 @@ class Board(Protocol):
         """The live PINs on the VN whose side may call; the longest come first."""
         ...
 
-    def allocation(self, allocation_id: AllocationId) -> AllocationOnBoard | None: ...
+    def allocation(self, ref: AllocationRef) -> AllocationOnBoard | None:
+        """What `ref` stands for, while it is on the board."""
+        ...
 
-    def member_side(self, allocation_id: AllocationId, number: E164) -> Side | None: ...
+    def allocation_by_id(self, allocation_id: AllocationId) -> AllocationOnBoard | None: ...
 
-    def members(self, allocation_id: AllocationId, side: Side) -> tuple[E164, ...]:
+    def member_side(self, allocation: AllocationOnBoard, number: E164) -> Side | None: ...
+
+    def members(self, allocation: AllocationOnBoard, side: Side) -> tuple[E164, ...]:
         """Latest first."""
         ...

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, assert_never
 from cordboard.routing.model import (
     Allocation,
     AllocationId,
+    CallPolicy,
     Party,
     Product,
     Side,
@@ -61,12 +62,19 @@ class MemberLeft:
 
 @dataclass(frozen=True, slots=True)
 class VirtualNumberStands:
+    """In the pool; a reserved one is given by name only, a drained one no more."""
+
     tenant_no: int
     number: E164
+    region: str | None = None
+    type: str | None = None
+    is_reserved: bool = False
+    is_drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualNumberGone:
+    tenant_no: int
     number: E164
 
 
@@ -124,6 +132,10 @@ def encode(change: Change) -> tuple[str, str]:
                     "a": _party_to_json(allocation.a),
                     "b": _party_to_json(allocation.b),
                     "c": allocation.common_pin,
+                    "e": allocation.is_exclusive,
+                    "l": allocation.is_locked,
+                    "r": allocation.policy.record,
+                    "f": allocation.policy.custom_field,
                 }
             )
         case AllocationReleased(tenant_no, version, allocation_id):
@@ -142,10 +154,19 @@ def encode(change: Change) -> tuple[str, str]:
             )
         case MemberLeft(tenant_no, allocation_id, number):
             return "left", _dump({"t": tenant_no, "id": allocation_id.hex(), "n": int(number)})
-        case VirtualNumberStands(tenant_no, number):
-            return "vn", _dump({"t": tenant_no, "n": int(number)})
-        case VirtualNumberGone(number):
-            return "vn_gone", _dump({"n": int(number)})
+        case VirtualNumberStands(tenant_no, number, region, type, is_reserved, is_drained):
+            return "vn", _dump(
+                {
+                    "t": tenant_no,
+                    "n": int(number),
+                    "region": region,
+                    "type": type,
+                    "reserved": is_reserved,
+                    "drained": is_drained,
+                }
+            )
+        case VirtualNumberGone(tenant_no, number):
+            return "vn_gone", _dump({"t": tenant_no, "n": int(number)})
         case TenantStands():
             return "tenant", _dump(
                 {
@@ -177,6 +198,9 @@ def decode(kind: str, body: str | bytes) -> Change:
                 b=_party_from_json(row["b"]),
                 common_pin=row["c"],
                 has_members=False,
+                is_exclusive=row["e"],
+                is_locked=row["l"],
+                policy=CallPolicy(row["r"], row["f"]),
             )
             return AllocationStands(row["t"], row["v"], allocation)
         case "released":
@@ -194,9 +218,11 @@ def decode(kind: str, body: str | bytes) -> Change:
         case "left":
             return MemberLeft(row["t"], AllocationId(bytes.fromhex(row["id"])), E164(row["n"]))
         case "vn":
-            return VirtualNumberStands(row["t"], E164(row["n"]))
+            return VirtualNumberStands(
+                row["t"], E164(row["n"]), row["region"], row["type"], row["reserved"], row["drained"]
+            )
         case "vn_gone":
-            return VirtualNumberGone(E164(row["n"]))
+            return VirtualNumberGone(row["t"], E164(row["n"]))
         case "tenant":
             return TenantStands(
                 row["t"],
@@ -216,7 +242,7 @@ def _party_to_json(party: Party) -> dict[str, Any]:
     return {
         "n": [int(number) for number in party.numbers],
         "vn": [int(number) for number in party.virtual_numbers],
-        "pin": None if party.pin is None else party.pin.digits,
+        "pins": [pin.digits for pin in party.pins],
         "q": party.listed_need_pin,
     }
 
@@ -225,7 +251,7 @@ def _party_from_json(row: dict[str, Any]) -> Party:
     return Party(
         numbers=tuple(map(E164, row["n"])),
         virtual_numbers=tuple(map(E164, row["vn"])),
-        pin=None if row["pin"] is None else Pin(row["pin"]),
+        pins=tuple(map(Pin, row["pins"])),
         listed_need_pin=row["q"],
     )
 

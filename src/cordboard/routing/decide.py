@@ -24,6 +24,7 @@ from cordboard.routing.model import (
     RightPin,
     Route,
     Side,
+    UsablePin,
     WrongPin,
 )
 from cordboard.routing.numbers import E164
@@ -70,13 +71,13 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
     if caller is not None:
         routes = board.routes(virtual_number, caller)
         for route in routes:
-            allocation = board.allocation(route.allocation_id)
+            allocation = board.allocation(route.ref)
             if allocation is None or now_us >= allocation.expires_at_us:
                 continue
-            if route.is_member and virtual_number not in allocation.party(route.side).virtual_numbers:
+            if route.is_member and virtual_number not in allocation.reached(route.side)[1]:
                 # The routes of members follow an update of their allocation in changes of their own.
                 continue
-            if not allocation.permits(route.side):
+            if route.side is not SIDE_A and not allocation.permits(route.side):
                 forbidden.append((route, allocation))
             elif not route.needs_pin and len(routes) == 1:
                 # What nearly every call comes to; the lines behind the loop say the same of leftovers.
@@ -98,12 +99,16 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
     entry = call.entry
     match entry:
         case NoEntry() | EmptyEntry():
+            longest = _longest(virtual_number, board, now_us)
+            alone = _alone_on_its_vn(longest, board)
+            if alone is not None and alone.is_locked:
+                return Refuse(Reason.LOCKED, alone.id)
             if call.progress.last_entry is not LastEntry.NONE:
                 # Asked before in this call: the answer is repeated, whatever has become of the PINs.
-                return _ask_again(call, virtual_number, board, now_us, has_route=bool(permitted or forbidden))
+                return _ask_again(call, longest, has_route=bool(permitted or forbidden))
             if forbidden and not permitted:
                 return Refuse(Reason.DIRECTION)
-            return _ask(call, virtual_number, board, now_us, has_route=bool(permitted))
+            return _ask(call, virtual_number, longest, board, now_us, has_route=bool(permitted))
         case PinEntry():
             return _try_pin(call, entry, virtual_number, permitted, forbidden, board, now_us)
         case unmatched:
@@ -114,12 +119,12 @@ def _readmit(
     admission: Admission, virtual_number: E164, caller: E164 | None, board: Board, now_us: int
 ) -> Decision:
     """Rule 1: a success recorded earlier in this call stands, as far as its allocation still does."""
-    allocation = board.allocation(admission.allocation_id)
+    allocation = board.allocation_by_id(admission.allocation_id)
     side = admission.side
     if (
         allocation is None
         or not allocation.is_live(now_us)
-        or virtual_number not in allocation.party(side).virtual_numbers
+        or virtual_number not in allocation.reached(side)[1]
         or _is_on(side.other, caller, allocation, board)
     ):
         return Refuse(Reason.NO_ALLOCATION)
@@ -128,36 +133,53 @@ def _readmit(
     return _connect(allocation, side, virtual_number, caller, board, Matched.VERIFIED_BEFORE, None)
 
 
-def _ask(call: Call, virtual_number: E164, board: Board, now_us: int, *, has_route: bool) -> AskPin | Refuse:
+def _longest(virtual_number: E164, board: Board, now_us: int) -> UsablePin | None:
+    """The longest PIN that may be used on the VN now, over all allocations."""
+    return next(iter(board.usable_pins(virtual_number, now_us)), None)
+
+
+def _alone_on_its_vn(usable: UsablePin | None, board: Board) -> AllocationOnBoard | None:
+    """The allocation of a PIN, if its VN bears no other: the only kind that locks itself."""
+    allocation = None if usable is None else board.allocation(usable.ref)
+    return allocation if allocation is not None and allocation.is_exclusive else None
+
+
+def _ask(
+    call: Call,
+    virtual_number: E164,
+    longest: UsablePin | None,
+    board: Board,
+    now_us: int,
+    *,
+    has_route: bool,
+) -> AskPin | Refuse:
     """Rule 4: ask, if there is a PIN that this caller could enter."""
+    if longest is None:
+        return Refuse(Reason.NO_ALLOCATION)
     for usable in board.usable_pins(virtual_number, now_us):
-        allocation = board.allocation(usable.allocation_id)
+        allocation = board.allocation(usable.ref)
         sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
         if allocation is not None and any(
             _may_join(side, virtual_number, call.caller, allocation, board) for side in sides
         ):
-            return _ask_again(call, virtual_number, board, now_us, has_route=has_route)
+            return _ask_again(call, longest, has_route=has_route)
     return Refuse(Reason.NO_ALLOCATION)
 
 
-def _ask_again(
-    call: Call, virtual_number: E164, board: Board, now_us: int, *, has_route: bool
-) -> AskPin | Refuse:
+def _ask_again(call: Call, longest: UsablePin | None, *, has_route: bool) -> AskPin | Refuse:
     if _is_throttled(call, has_route=has_route):
         return Refuse(Reason.THROTTLED)
     was_empty = isinstance(call.entry, EmptyEntry)
     if call.progress.empty_entries + was_empty >= EMPTY_ENTRIES_MAX:
         return Refuse(Reason.NO_INPUT)
     return AskPin(
-        digits_max=_digits_max(virtual_number, board, now_us),
+        digits_max=_digits_max(longest),
         attempts_left=call.rules.pin_attempts_max - call.progress.failures,
         last_entry=LastEntry.EMPTY if was_empty else call.progress.last_entry,
     )
 
 
-def _digits_max(virtual_number: E164, board: Board, now_us: int) -> int:
-    """The longest PIN that may be used on the VN now, over all allocations."""
-    longest = next(iter(board.usable_pins(virtual_number, now_us)), None)
+def _digits_max(longest: UsablePin | None) -> int:
     return DIGITS_WITHOUT_PINS if longest is None else longest.length
 
 
@@ -179,26 +201,31 @@ def _try_pin(
         return _wrong(call, entry, virtual_number, board, now_us)
 
     for route, allocation in permitted:
-        if allocation.party(route.side).pin == entry.pin:
-            right = RightPin(entry.digest, Admission(allocation.id, route.side), is_stranger=False)
+        if entry.pin in allocation.party(route.side).pins:
+            if allocation.is_locked:
+                return Refuse(Reason.LOCKED, allocation.id)
+            admission = Admission(allocation.id, route.side)
+            right = RightPin(entry.digest, admission, False, allocation.is_exclusive)
             return _connect(allocation, route.side, virtual_number, call.caller, board, Matched.PIN, right)
 
     if call.exceeded.shared:
         # Somebody is guessing on this VN or tenant: only a caller's own PIN is looked at.
-        if any(allocation.party(route.side).pin == entry.pin for route, allocation in forbidden):
+        if any(entry.pin in allocation.party(route.side).pins for route, allocation in forbidden):
             return Refuse(Reason.DIRECTION)
         return _wrong(call, entry, virtual_number, board, now_us)
 
     is_forbidden_match = False
     for holder in board.pin_holders(virtual_number, entry.pin):
-        held = board.allocation(holder.allocation_id)
+        held = board.allocation(holder.ref)
         if held is None or not held.is_live(now_us):
             continue
         sides = _sides_to_join(held) if holder.side is None else (holder.side,)
         for side in sides:
             if _may_join(side, virtual_number, call.caller, held, board):
+                if held.is_locked:
+                    return Refuse(Reason.LOCKED, held.id)
                 is_stranger = not _is_on(side, call.caller, held, board)
-                right = RightPin(entry.digest, Admission(held.id, side), is_stranger)
+                right = RightPin(entry.digest, Admission(held.id, side), is_stranger, held.is_exclusive)
                 return _connect(held, side, virtual_number, call.caller, board, Matched.PIN, right)
             is_forbidden_match |= _belongs(side, virtual_number, call.caller, held, board)
     if is_forbidden_match:
@@ -208,7 +235,7 @@ def _try_pin(
 
 def _sides_to_join(allocation: AllocationOnBoard) -> tuple[Side, Side]:
     """With a common PIN a stranger joins the side without listed numbers, else A, else B."""
-    if allocation.party(Side.A).numbers and not allocation.party(Side.B).numbers:
+    if allocation.reached(SIDE_A)[0] and not allocation.reached(SIDE_B)[0]:
         return (Side.B, Side.A)
     return (Side.A, Side.B)
 
@@ -223,18 +250,16 @@ def _belongs(
     side: Side, virtual_number: E164, caller: E164 | None, allocation: AllocationOnBoard, board: Board
 ) -> bool:
     """Whether somebody who dials this VN can be of that side: never one of the opposite side."""
-    return virtual_number in allocation.party(side).virtual_numbers and not _is_on(
-        side.other, caller, allocation, board
-    )
+    return virtual_number in allocation.reached(side)[1] and not _is_on(side.other, caller, allocation, board)
 
 
 def _is_on(side: Side, caller: E164 | None, allocation: AllocationOnBoard, board: Board) -> bool:
     """Whether the caller is listed on, or a member of, that side."""
     if caller is None:
         return False
-    if caller in allocation.party(side).numbers:
+    if caller in allocation.reached(side)[0]:
         return True
-    return allocation.has_members and board.member_side(allocation.id, caller) is side
+    return allocation.has_members and board.member_side(allocation, caller) is side
 
 
 def _is_throttled(call: Call, *, has_route: bool) -> bool:
@@ -243,11 +268,17 @@ def _is_throttled(call: Call, *, has_route: bool) -> bool:
 
 
 def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_us: int) -> AskPin | Refuse:
-    outcome = WrongPin(entry.digest)
+    longest = _longest(virtual_number, board, now_us)
+    alone = _alone_on_its_vn(longest, board)
+    if alone is not None and alone.is_locked:
+        return Refuse(Reason.LOCKED, alone.id)
+    # A stranger's guesses are limited by windows; they shall not lock out those whom the PIN is for.
+    is_counted = alone is not None and (call.caller is None or call.caller in alone.reached(SIDE_B)[0])
+    outcome = WrongPin(entry.digest, alone.id if alone is not None and is_counted else None)
     attempts_left = call.rules.pin_attempts_max - call.progress.failures - 1
     if attempts_left <= 0:
         return Refuse(Reason.WRONG_PIN, outcome=outcome)
-    return AskPin(_digits_max(virtual_number, board, now_us), attempts_left, LastEntry.WRONG, outcome)
+    return AskPin(_digits_max(longest), attempts_left, LastEntry.WRONG, outcome)
 
 
 def _connect(
@@ -260,17 +291,16 @@ def _connect(
     outcome: RightPin | None,
 ) -> Connect | Refuse:
     """Whom the caller reaches, and the VN that they are shown (routing.md, Targets and Caller id)."""
-    called = allocation.party(SIDE_B if side is SIDE_A else SIDE_A)
-    targets = called.numbers
+    targets, shown = allocation.reached(SIDE_B if side is SIDE_A else SIDE_A)
     if allocation.has_members:
-        targets += board.members(allocation.id, side.other)
+        targets += board.members(allocation, side.other)
     if caller in targets:
         targets = tuple(number for number in targets if number != caller)
-    shown = called.virtual_numbers
     if not targets or not shown:
         return Refuse(Reason.NO_TARGET, allocation.id, outcome)
     # A call back must work, so the called side sees a VN of its own.
     caller_id = virtual_number if virtual_number in shown else shown[0]
     return _new_connect(
-        Connect, (allocation.id, allocation.product, side, targets, caller_id, matched, outcome)
+        Connect,
+        (allocation.id, allocation.product, side, targets, caller_id, matched, outcome, allocation.policy),
     )

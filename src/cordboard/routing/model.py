@@ -17,6 +17,9 @@ TenantId = NewType("TenantId", str)
 AllocationId = NewType("AllocationId", bytes)
 """The 16 bytes of a UUID; text only on the wire."""
 
+AllocationRef = NewType("AllocationRef", bytes)
+"""How a board calls an allocation among its own rows; it means nothing to anybody else."""
+
 NEVER_US: Final = 2**63 - 1
 """`expires_at_us` of an allocation without end; it fits a signed 64-bit column."""
 
@@ -59,8 +62,24 @@ class Party(NamedTuple):
 
     numbers: tuple[E164, ...]
     virtual_numbers: tuple[E164, ...]
-    pin: Pin | None
+    # GreenPin knows one at most, GreenVN several.
+    pins: tuple[Pin, ...]
     listed_need_pin: bool
+
+    @property
+    def pin(self) -> Pin | None:
+        """The PIN of a side that has one at most."""
+        return self.pins[0] if self.pins else None
+
+
+class CallPolicy(NamedTuple):
+    """What the platform is told of a connected call beside its targets."""
+
+    record: bool = False
+    custom_field: str | None = None
+
+
+PLAIN_CALLS: Final = CallPolicy()
 
 
 class Allocation(NamedTuple):
@@ -76,9 +95,19 @@ class Allocation(NamedTuple):
     common_pin: bool
     # Spares the lookup of members for the many allocations that have none.
     has_members: bool
+    # Its VN bears no other allocation (second generation).
+    is_exclusive: bool = False
+    # Too many wrong PINs: nobody speaks for B until it is updated.
+    is_locked: bool = False
+    policy: CallPolicy = PLAIN_CALLS
 
     def party(self, side: Side) -> Party:
         return self.a if side is SIDE_A else self.b
+
+    def reached(self, side: Side) -> tuple[tuple[E164, ...], tuple[E164, ...]]:
+        """The listed numbers and the VNs of a side."""
+        party = self.party(side)
+        return party.numbers, party.virtual_numbers
 
     def permits(self, side: Side) -> bool:
         """Whether `side` may call the other (routing.md, Direction)."""
@@ -99,7 +128,14 @@ class AllocationOnBoard(Protocol):
     def expires_at_us(self) -> int: ...
     @property
     def has_members(self) -> bool: ...
+    @property
+    def is_exclusive(self) -> bool: ...
+    @property
+    def is_locked(self) -> bool: ...
+    @property
+    def policy(self) -> CallPolicy: ...
 
+    def reached(self, side: Side) -> tuple[tuple[E164, ...], tuple[E164, ...]]: ...
     def party(self, side: Side) -> Party: ...
     def permits(self, side: Side) -> bool: ...
     def is_live(self, now_us: int) -> bool: ...
@@ -108,7 +144,7 @@ class AllocationOnBoard(Protocol):
 class Route(NamedTuple):
     """This caller, dialling this VN, belongs to that side."""
 
-    allocation_id: AllocationId
+    ref: AllocationRef
     side: Side
     needs_pin: bool
     is_member: bool
@@ -117,7 +153,7 @@ class Route(NamedTuple):
 class PinHolder(NamedTuple):
     """Who a PIN on a VN belongs to; `side` is None for a common PIN."""
 
-    allocation_id: AllocationId
+    ref: AllocationRef
     side: Side | None
 
 
@@ -125,7 +161,7 @@ class UsablePin(NamedTuple):
     """A PIN of a side that may call, without its digits: enough to know that one exists."""
 
     length: int
-    allocation_id: AllocationId
+    ref: AllocationRef
     side: Side | None
 
 
@@ -238,12 +274,16 @@ class RightPin(NamedTuple):
     admission: Admission
     # The caller was neither listed nor a member: it joins (unless withheld) and is told of.
     is_stranger: bool
+    # The allocation counts the wrong PINs of its own people, and begins anew.
+    resets_lock: bool = False
 
 
 class WrongPin(NamedTuple):
     """To be recorded: the entry fits nothing that this caller may enter."""
 
     digest: bytes
+    # The allocation that locks itself after too many of these.
+    counts_against: AllocationId | None = None
 
 
 Outcome = RightPin | WrongPin
@@ -257,6 +297,7 @@ class Connect(NamedTuple):
     caller_id: E164
     matched: Matched
     outcome: RightPin | None = None
+    policy: CallPolicy = PLAIN_CALLS
 
 
 class AskPin(NamedTuple):

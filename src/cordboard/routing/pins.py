@@ -11,12 +11,11 @@ from cordboard.routing.numbers import E164, Pin
 def pins_on(allocation: Allocation) -> Iterator[tuple[E164, Pin, Side | None]]:
     """Each PIN of the allocation on each VN where it may be entered; side None for a common PIN."""
     if allocation.common_pin:
-        pin = allocation.a.pin
-        if pin is not None:
-            both = dict.fromkeys((*allocation.a.virtual_numbers, *allocation.b.virtual_numbers))
+        both = dict.fromkeys((*allocation.a.virtual_numbers, *allocation.b.virtual_numbers))
+        for pin in allocation.a.pins:
             yield from ((virtual_number, pin, None) for virtual_number in both)
         return
     for side in Side:
         party = allocation.party(side)
-        if party.pin is not None:
-            yield from ((virtual_number, party.pin, side) for virtual_number in party.virtual_numbers)
+        for pin in party.pins:
+            yield from ((virtual_number, pin, side) for virtual_number in party.virtual_numbers)

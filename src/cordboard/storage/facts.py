@@ -28,7 +28,8 @@ class VerifiedFacts:
 
     kind: ClassVar = EventKind.VERIFIED
 
-    transaction_id: str
+    # The client's id; the second generation has none.
+    transaction_id: str | None
     allocation_id: AllocationId
     virtual_number: E164
     caller: E164 | None
@@ -102,7 +103,8 @@ class DeallocatedFacts:
 
     kind: ClassVar = EventKind.DEALLOCATED
 
-    transaction_id: str
+    # The client's id; the second generation has none.
+    transaction_id: str | None
     allocation_id: AllocationId
     usage: Usage
     a: Party
@@ -134,7 +136,8 @@ class CallCompletedFacts:
 
     kind: ClassVar = EventKind.CALL_COMPLETED
 
-    transaction_id: str
+    # The client's id; the second generation has none.
+    transaction_id: str | None
     allocation_id: AllocationId
     call_sid: str
     virtual_number: E164
@@ -227,7 +230,7 @@ def _party_to_json(party: Party) -> dict[str, Any]:
     return {
         "numbers": [int(number) for number in party.numbers],
         "virtual_numbers": [int(number) for number in party.virtual_numbers],
-        "pin": None if party.pin is None else party.pin.digits,
+        "pins": [pin.digits for pin in party.pins],
         "listed_need_pin": party.listed_need_pin,
     }
 
@@ -236,6 +239,6 @@ def _party_of(kept: Mapping[str, Any]) -> Party:
     return Party(
         numbers=tuple(map(E164, kept["numbers"])),
         virtual_numbers=tuple(map(E164, kept["virtual_numbers"])),
-        pin=None if kept["pin"] is None else Pin(kept["pin"]),
+        pins=tuple(map(Pin, kept["pins"])),
         listed_need_pin=kept["listed_need_pin"],
     )

@@ -20,7 +20,7 @@ from cordboard.routing.changes import (
     VirtualNumberStands,
     encode,
 )
-from cordboard.routing.model import Allocation, AllocationId, Party, Product, Side, Usage
+from cordboard.routing.model import Allocation, AllocationId, CallPolicy, Party, Product, Side, Usage
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.database import Connection
 from cordboard.storage.queries import load
@@ -109,8 +109,8 @@ async def snapshot(connection: Connection) -> AsyncIterator[tuple[int, list[Chan
     for rows in (
         [(row["cell"], _tenant(row)) for row in await connection.fetch(_SQL["snapshot_tenants"], None)],
         [
-            (row["cell"], VirtualNumberStands(row["tenant_no"], E164(row["number"])))
-            for row in await connection.fetch(_SQL["snapshot_virtual_numbers"])
+            (row["cell"], _virtual_number(row))
+            for row in await connection.fetch(_SQL["snapshot_virtual_numbers"], None)
         ],
     ):
         for step in _by_cell(rows):
@@ -145,6 +145,22 @@ def _tenant(row: asyncpg.Record) -> TenantStands:
     )
 
 
+async def virtual_number_changes(connection: Connection, numbers: Sequence[E164]) -> list[Change]:
+    """VNs as the feed tells them."""
+    return [_virtual_number(row) for row in await connection.fetch(_SQL["snapshot_virtual_numbers"], numbers)]
+
+
+def _virtual_number(row: asyncpg.Record) -> Change:
+    return VirtualNumberStands(
+        tenant_no=row["tenant_no"],
+        number=E164(row["number"]),
+        region=row["region"],
+        type=row["type"],
+        is_reserved=row["is_reserved"],
+        is_drained=row["is_drained"],
+    )
+
+
 def allocation_of(row: asyncpg.Record) -> Allocation:
     """The allocation of a row of `snapshot_allocations` or `allocations.standing`."""
     return Allocation(
@@ -152,10 +168,15 @@ def allocation_of(row: asyncpg.Record) -> Allocation:
         product=Product(row["product"]),
         usage=Usage(row["usage"]),
         expires_at_us=to_instant_us_or_never(row["expires_at"]),
-        a=_party(row["a_numbers"], row["a_virtual_numbers"], row["a_pin"], row["a_listed_need_pin"]),
-        b=_party(row["b_numbers"], row["b_virtual_numbers"], row["b_pin"], row["b_listed_need_pin"]),
+        a=_party(row["a_numbers"], row["a_virtual_numbers"], row["a_pins"], row["a_listed_need_pin"]),
+        b=_party(row["b_numbers"], row["b_virtual_numbers"], row["b_pins"], row["b_listed_need_pin"]),
         common_pin=row["common_pin"],
         has_members=False,
+        is_exclusive=row["is_exclusive"],
+        is_locked=row["is_exclusive"]
+        and row["pin_attempts_max"] is not None
+        and row["pin_failures"] >= row["pin_attempts_max"],
+        policy=CallPolicy(row["record"], row["custom_field"]),
     )
 
 
@@ -164,12 +185,12 @@ def _allocation(row: asyncpg.Record) -> Change:
 
 
 def _party(
-    numbers: Sequence[Any], virtual_numbers: Sequence[Any], pin: str | None, listed_need_pin: bool
+    numbers: Sequence[Any], virtual_numbers: Sequence[Any], pins: Sequence[str], listed_need_pin: bool
 ) -> Party:
     return Party(
         numbers=tuple(map(E164, numbers)),
         virtual_numbers=tuple(map(E164, virtual_numbers)),
-        pin=None if pin is None else Pin(pin),
+        pins=tuple(map(Pin, pins)),
         listed_need_pin=listed_need_pin,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -12,7 +12,7 @@ import asyncpg
 
 from cordboard.clock import to_datetime, to_instant_us
 from cordboard.routing.allocate import side_key
-from cordboard.routing.changes import Change
+from cordboard.routing.changes import AllocationStands, Change
 from cordboard.routing.model import (
     Admission,
     AllocationId,
@@ -119,6 +119,7 @@ async def _tell(
         if item.call.caller is not None
     ]
     changes: list[Change] = await allocations.join(connection, cell, joins, found, now_us)
+    changes += await _count_for_locks(connection, cell, [item.outcome for item in items])
     events = [_failed(item) for item in items if isinstance(item.outcome, WrongPin)]
     for item, right in strangers:
         id = UUID(bytes=right.admission.allocation_id)
@@ -128,6 +129,37 @@ async def _tell(
     if events:
         await add_events(connection, cell, events, now_us)
     return await feed.append(connection, cell, changes, now_us) if changes else None
+
+
+async def _count_for_locks(
+    connection: Connection, cell: int, new_outcomes: Sequence[Outcome]
+) -> list[Change]:
+    """Count the failures of allocations that lock themselves, and forget them after a success."""
+    failures: Counter[UUID] = Counter()
+    for outcome in new_outcomes:
+        if isinstance(outcome, WrongPin) and outcome.counts_against is not None:
+            failures[UUID(bytes=outcome.counts_against)] += 1
+    right = {
+        UUID(bytes=outcome.admission.allocation_id)
+        for outcome in new_outcomes
+        if isinstance(outcome, RightPin) and outcome.resets_lock
+    }
+    ids: list[UUID] = []
+    if failures:
+        in_order = sorted(failures)
+        counted = await connection.fetch(
+            _SQL["count_failures"], cell, in_order, [failures[id] for id in in_order]
+        )
+        ids += [row["id"] for row in counted]
+    if right:
+        ids += [row["id"] for row in await connection.fetch(_SQL["forget_failures"], cell, sorted(right))]
+    if not ids:
+        return []
+    found = await allocations.find(connection, cell, ids)
+    return [
+        AllocationStands(here.tenant_no, here.standing.version, here.standing.allocation)
+        for here in found.values()
+    ]
 
 
 async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey]) -> dict[CallKey, Progress]:
@@ -203,7 +235,7 @@ def _failed(item: NewOutcome) -> NewEvent:
     )
 
 
-def _verified(item: NewOutcome, id: UUID, client_id: str, product: Product) -> NewEvent:
+def _verified(item: NewOutcome, id: UUID, client_id: str | None, product: Product) -> NewEvent:
     caller = item.call.caller
     return NewEvent(
         tenant_id=item.call.tenant_id,

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from cordboard.clock import to_datetime, to_instant_us, to_instant_us_or_never
-from cordboard.routing.changes import Change, TenantGone, VirtualNumberGone, VirtualNumberStands
+from cordboard.routing.changes import Change, TenantGone, VirtualNumberGone
 from cordboard.routing.numbers import E164
 from cordboard.storage import allocations, feed
 from cordboard.storage.database import Connection, Database
@@ -84,6 +84,7 @@ class NewVirtualNumber:
     region: str | None = None
     type: str | None = None
     flow_id: str | None = None
+    is_reserved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class VirtualNumber:
     region: str | None
     type: str | None
     flow_id: str | None
+    is_reserved: bool
+    is_drained: bool
     created_at_us: int
 
 
@@ -184,7 +187,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         tenant = await _tenant(connection, tenant_id, "lock_tenant")
         standing = await connection.fetch(_SQL["live_allocations_of"], tenant.cell, tenant_id)
         changes = await _release_ended_or_refuse(connection, tenant.cell, standing, now_us)
-        for table in ("pins", "parties", "answers", "allocations"):
+        for table in ("pins", "cooling_numbers", "parties", "answers", "allocations"):
             await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
         numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
         for table in (
@@ -198,7 +201,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         ):
             await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
         await connection.execute(_SQL["delete_tenant"], tenant.cell, tenant_id)
-        changes += [VirtualNumberGone(E164(row["number"])) for row in numbers]
+        changes += [VirtualNumberGone(tenant.tenant_no, E164(row["number"])) for row in numbers]
         return await feed.append(connection, tenant.cell, [*changes, TenantGone(tenant_id)], now_us)
 
     return await database.write(run)
@@ -219,12 +222,13 @@ async def add_virtual_numbers(
             [new.region for new in numbers],
             [new.type for new in numbers],
             [new.flow_id for new in numbers],
+            [new.is_reserved for new in numbers],
             to_datetime(now_us),
         )
         added = {row["number"] for row in rows}
         if refused := [new.number for new in numbers if new.number not in added]:
             raise NumberProvisioned(refused)
-        changes = [VirtualNumberStands(tenant.tenant_no, new.number) for new in numbers]
+        changes = await feed.virtual_number_changes(connection, [new.number for new in numbers])
         return await feed.append(connection, tenant.cell, changes, now_us)
 
     return await database.write(run)
@@ -242,6 +246,8 @@ async def list_virtual_numbers(database: Database, tenant_id: str) -> list[Virtu
                 row["region"],
                 row["type"],
                 row["flow_id"],
+                row["is_reserved"],
+                row["is_drained"],
                 to_instant_us(row["created_at"]),
             )
             for row in rows
@@ -261,9 +267,35 @@ async def delete_virtual_number(database: Database, tenant_id: str, number: E164
             raise NoSuchVirtualNumber
         standing = await connection.fetch(_SQL["live_allocations_on"], tenant.cell, number)
         changes = await _release_ended_or_refuse(connection, tenant.cell, standing, now_us)
+        await connection.execute(_SQL["delete_cooling_numbers_on"], tenant.cell, number)
         await connection.execute(_SQL["delete_cooling_pins_on"], tenant.cell, number)
         await connection.execute(_SQL["delete_virtual_number"], tenant.cell, tenant_id, number)
-        return await feed.append(connection, tenant.cell, [*changes, VirtualNumberGone(number)], now_us)
+        changes.append(VirtualNumberGone(tenant.tenant_no, number))
+        return await feed.append(connection, tenant.cell, changes, now_us)
+
+    return await database.write(run)
+
+
+async def set_virtual_number_state(
+    database: Database,
+    tenant_id: str,
+    number: E164,
+    now_us: int,
+    *,
+    is_drained: bool | None = None,
+    is_reserved: bool | None = None,
+) -> Position:
+    """Change what is not None. Raises NoSuchTenant, NoSuchVirtualNumber."""
+
+    async def run(connection: Connection) -> Position:
+        tenant = await _tenant(connection, tenant_id, "tenant")
+        changed = await connection.fetchrow(
+            _SQL["set_virtual_number_state"], tenant.cell, tenant_id, number, is_drained, is_reserved
+        )
+        if changed is None:
+            raise NoSuchVirtualNumber
+        changes = await feed.virtual_number_changes(connection, [number])
+        return await feed.append(connection, tenant.cell, changes, now_us)
 
     return await database.write(run)
 

@@ -6,27 +6,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
-from uuid import UUID, uuid4
+from typing import Final, assert_never
+from uuid import uuid4
 
 from cordboard.clock import Clock
-from cordboard.routing.allocate import (
-    PRECEDENCE,
-    Code,
-    Draft,
-    Fault,
-    Standing,
-    Unacceptable,
-    propose,
-    revise,
-    side_key,
-)
-from cordboard.routing.model import Allocation, AllocationId, Product, Side
+from cordboard.routing.allocate import PRECEDENCE, Code, Fault, Standing, Unacceptable
+from cordboard.routing.model import Allocation, AllocationId
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage import allocations
 from cordboard.storage.allocations import (
+    AllocationName,
     AlreadyReleased,
     AnsweredBefore,
     ClientIdTaken,
@@ -46,20 +37,20 @@ from cordboard.storage.allocations import (
     ReleaseResult,
     Taken,
     TryAgain,
+    Unknown,
+    VirtualNumberBusy,
 )
 from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
 from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.tenants import TenantView
+from cordboard.switchboard.wishes import POOL_CHANGED, Revision, Wish
 from cordboard.tables.board import BoardReader
 from cordboard.telemetry import Metrics
 
 # Each try draws other PINs and sees a fresher board; a lost race is rare, eight in a row are a full pool.
 TRIES_MAX: Final = 8
-_CLIENT_ID_TAKEN: Final = Fault(
-    Code.CLIENT_ID_TAKEN, "transaction_id", "transaction_id: Allocation exists for this connection id."
-)
 _AFTER_CLIENT_ID: Final = PRECEDENCE[PRECEDENCE.index(Code.CLIENT_ID_TAKEN) + 1 :]
 # How long a repeated request waits for the first one under its Idempotency-Key.
 SAME_KEY_WAIT_S: Final = 5.0
@@ -132,17 +123,16 @@ class Allocating:
     async def create(
         self,
         tenant: TenantView,
-        client_id: str,
-        draft: Draft,
+        wish: Wish,
         key: IdempotencyKey | None,
         answer_of: Callable[[Standing], bytes],
     ) -> Changed | Repeated:
-        """Make a GreenPin. `answer_of` words the answer that is kept under `key`.
+        """Make what is wished for. `answer_of` words the answer that is kept under `key`.
 
         Raises Unacceptable, KeyTaken, StillRunning, DatabaseAway, CommitUnknown.
         """
         if key is None:
-            return await self._create(tenant, client_id, draft, None, answer_of)
+            return await self._create(tenant, wish, None, answer_of)
         try:
             async with asyncio.timeout(SAME_KEY_WAIT_S):
                 # Whoever wakes first becomes the next that the others wait for.
@@ -155,97 +145,93 @@ class Allocating:
             # Whatever this request would break by itself, a repeated one gets the first answer.
             if (repeated := await self._kept_answer(tenant, key)) is not None:
                 return repeated
-            return await self._create(tenant, client_id, draft, key, answer_of)
+            return await self._create(tenant, wish, key, answer_of)
         finally:
             del self._running[tenant.id, key.key]
             finished.set()
 
-    async def update(self, tenant: TenantView, allocation_id: UUID, draft: Draft) -> Changed:
-        """Change what `draft` names.
+    async def update(self, tenant: TenantView, name: AllocationName, revision: Revision) -> Changed:
+        """Change what `revision` names.
 
         Raises NotFound, AlreadyReleased, Unacceptable, DatabaseAway, CommitUnknown.
         """
-        cooling: frozenset[tuple[E164, Pin]] = frozenset()
+        known = NOTHING_KNOWN
         for tries_left in reversed(range(TRIES_MAX)):
             try:
                 standing, position = await self._database.write(
-                    partial(
-                        self._update, tenant=tenant, allocation_id=allocation_id, draft=draft, cooling=cooling
-                    )
+                    partial(self._update, tenant=tenant, name=name, revision=revision, known=known)
                 )
             except Conflict as conflict:
-                fault, may_redraw = self._fault_of(conflict.taken, draft, conflict.becomes, conflict.was)
-                if may_redraw and tries_left:
-                    cooling = await self._cooling_pins(tenant, conflict.becomes)
+                fault, may_retry = revision.fault_of(conflict.taken, conflict.becomes, conflict.was)
+                if may_retry and tries_left:
+                    known = await self._learn(tenant, conflict.becomes, conflict.taken, known)
                     continue
                 raise Unacceptable([fault]) from None
             except PoolChanged:
-                raise Unacceptable([_POOL_CHANGED]) from None
+                raise Unacceptable([POOL_CHANGED]) from None
             if position is None:
                 return Changed(standing, is_propagated=True)
             self._metrics.allocation_changes.labels("updated").inc()
             return Changed(standing, await self._is_propagated(position))
         raise AssertionError("the last try returns or raises")
 
-    async def release(self, tenant: TenantView, allocation_id: UUID) -> Changed:
+    async def release(self, tenant: TenantView, name: AllocationName) -> Changed:
         """Raises NotFound, AlreadyReleased, DatabaseAway, CommitUnknown."""
-        result = await self._releasing.submit(tenant.cell, ReleaseRequest(tenant.id, allocation_id))
+        result = await self._releasing.submit(tenant.cell, ReleaseRequest(tenant.id, name))
         match result:
             case Released(standing, position):
                 self._metrics.allocation_changes.labels("released").inc()
                 self._wake_sender()
                 return Changed(standing, await self._is_propagated(position))
             case ReleasedBefore():
-                raise AlreadyReleased
-            case _:
-                raise NotFound
+                raise AlreadyReleased(name.product)
+            case Unknown():
+                raise NotFound(name.product)
+            case unmatched:
+                assert_never(unmatched)
 
-    async def find(self, tenant: TenantView, allocation_id: UUID) -> Standing:
+    async def find(self, tenant: TenantView, name: AllocationName) -> Standing:
         """The allocation, vaulted ones too. Raises NotFound, DatabaseAway."""
         found = await self._database.read(
-            lambda connection: allocations.find(connection, tenant.cell, [allocation_id])
+            lambda connection: allocations.find(connection, tenant.cell, [name.id])
         )
-        here = found.get(allocation_id)
-        if here is None or here.standing.tenant_id != tenant.id:
-            raise NotFound
+        here = found.get(name.id)
+        if here is None or here.standing.tenant_id != tenant.id or not name.is_of(here.standing):
+            raise NotFound(name.product)
         return here.standing
 
-    async def members(self, tenant: TenantView, allocation_id: UUID) -> list[Member]:
+    async def members(self, tenant: TenantView, name: AllocationName) -> list[Member]:
         """Who joined, in the order of joining. Raises NotFound, DatabaseAway."""
-        await self.find(tenant, allocation_id)
+        await self.find(tenant, name)
         return await self._database.read(
-            lambda connection: allocations.members(connection, tenant.cell, allocation_id)
+            lambda connection: allocations.members(connection, tenant.cell, name.id)
         )
 
     async def _create(
         self,
         tenant: TenantView,
-        client_id: str,
-        draft: Draft,
+        wish: Wish,
         key: IdempotencyKey | None,
         answer_of: Callable[[Standing], bytes],
     ) -> Changed | Repeated:
         allocation_id = uuid4()
         is_second_try = False
-        cooling: frozenset[tuple[E164, Pin]] = frozenset()
+        known = NOTHING_KNOWN
         for tries_left in reversed(range(TRIES_MAX)):
-            now_us = self._clock.now_us()
             try:
                 with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
-                    standing = propose(
+                    standing = wish.propose(
                         AllocationId(allocation_id.bytes),
                         tenant.id,
-                        client_id,
-                        draft,
                         tenant.settings,
-                        _BoardPool(board, cooling),
+                        BoardPool(board, known),
                         secrets.randbelow,
-                        now_us,
+                        self._clock.now_us(),
                     )
             except Unacceptable as refused:
                 # Of several broken rules the first in order is answered; this one only the database knows.
-                if refused.fault.code in _AFTER_CLIENT_ID and await self._has_client_id(tenant, client_id):
-                    raise Unacceptable([_CLIENT_ID_TAKEN]) from None
+                if refused.fault.code in _AFTER_CLIENT_ID and await self._has_client_id(tenant, wish):
+                    raise Unacceptable([wish.client_id_taken]) from None
                 raise
             kept = None if key is None else Idempotency(key.key, key.body_digest, answer_of(standing))
             try:
@@ -253,7 +239,7 @@ class Allocating:
                     tenant.cell, NewAllocation(tenant.tenant_no, standing, kept, is_second_try)
                 )
             except PoolChanged:
-                raise Unacceptable([_POOL_CHANGED]) from None
+                raise Unacceptable([POOL_CHANGED]) from None
             match result:
                 case Made(position):
                     self._metrics.allocation_changes.labels("made").inc()
@@ -265,47 +251,68 @@ class Allocating:
                 case TryAgain():
                     is_second_try = True
                     self._ring_bell()
-                case ClientIdTaken() | NumberTaken() | PinTaken():
-                    fault, may_redraw = self._fault_of(result, draft, standing.allocation)
-                    if not (may_redraw and tries_left):
+                case ClientIdTaken() | NumberTaken() | PinTaken() | VirtualNumberBusy():
+                    fault, may_retry = wish.fault_of(result, standing.allocation)
+                    if not (may_retry and tries_left):
                         raise Unacceptable([fault])
-                    cooling = await self._cooling_pins(tenant, standing.allocation)
-        message = "transaction_id: others want the same at this moment; nothing was allocated, try again."
-        raise Unacceptable([Fault(Code.PIN_OR_NUMBER_TAKEN, "transaction_id", message)])
+                    known = await self._learn(tenant, standing.allocation, result, known)
+                case unmatched:
+                    assert_never(unmatched)
+        message = "Others want the same at this moment; nothing was allocated, try again."
+        raise Unacceptable([Fault(Code.PIN_OR_NUMBER_TAKEN, "", message)])
 
     async def _update(
         self,
         connection: Connection,
         *,
         tenant: TenantView,
-        allocation_id: UUID,
-        draft: Draft,
-        cooling: frozenset[tuple[E164, Pin]],
+        name: AllocationName,
+        revision: Revision,
+        known: Known,
     ) -> tuple[Standing, Position | None]:
         now_us = self._clock.now_us()
-        was = await allocations.lock_for_update(connection, tenant.cell, tenant.id, allocation_id, now_us)
+        was = await allocations.lock_for_update(connection, tenant.cell, tenant.id, name, now_us)
         with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
-            becomes = revise(
-                was.standing, draft, tenant.settings, _BoardPool(board, cooling), secrets.randbelow, now_us
+            becomes = revision.revise(
+                was.standing, tenant.settings, BoardPool(board, known), secrets.randbelow, now_us
             )
-        if becomes.allocation == was.standing.allocation:
+        is_same = replace(
+            becomes, version=was.standing.version, updated_at_us=was.standing.updated_at_us
+        ) == (was.standing)
+        if is_same:
             return was.standing, None
         position = await allocations.update(connection, tenant.cell, was, becomes, now_us)
         return becomes, position
 
-    async def _cooling_pins(self, tenant: TenantView, allocation: Allocation) -> frozenset[tuple[E164, Pin]]:
-        """What a drawn PIN may have lost to: PINs that cool are not on the board."""
-        virtual_numbers = (*allocation.a.virtual_numbers, *allocation.b.virtual_numbers)
+    async def _learn(self, tenant: TenantView, wanted: Allocation, taken: Taken, known: Known) -> Known:
+        """What a proposal may have lost to, which the board does not tell: what cools, and who was faster."""
+        virtual_numbers = (*wanted.a.virtual_numbers, *wanted.b.virtual_numbers)
         now_us = self._clock.now_us()
-        return await self._database.read(
-            lambda connection: allocations.cooling_pins(connection, tenant.cell, virtual_numbers, now_us)
-        )
 
-    async def _has_client_id(self, tenant: TenantView, client_id: str) -> bool:
+        async def read(connection: Connection) -> Known:
+            pins = await allocations.cooling_pins(connection, tenant.cell, virtual_numbers, now_us)
+            resting = await allocations.resting_virtual_numbers(
+                connection, tenant.cell, tenant.id, wanted, now_us
+            )
+            return Known(known.cooling_pins | pins, known.avoided | resting)
+
+        learned = await self._database.read(read)
+        match taken:
+            case NumberTaken(virtual_number) | PinTaken(virtual_number) | VirtualNumberBusy(virtual_number):
+                return replace(learned, avoided=learned.avoided | {virtual_number})
+            case ClientIdTaken():
+                return learned
+            case unmatched:
+                assert_never(unmatched)
+
+    async def _has_client_id(self, tenant: TenantView, wish: Wish) -> bool:
+        client_id = wish.client_id
+        if client_id is None:
+            return False
         now_us = self._clock.now_us()
         return await self._database.read(
             lambda connection: allocations.has_client_id(
-                connection, tenant.cell, tenant.id, Product.GREENPIN, client_id, now_us
+                connection, tenant.cell, tenant.id, wish.product, client_id, now_us
             )
         )
 
@@ -326,63 +333,37 @@ class Allocating:
         self._ring_bell()
         return await self._keeper.wait_for(position, self._propagation_timeout_s)
 
-    def _fault_of(
-        self, taken: Taken, draft: Draft, allocation: Allocation, was: Allocation | None = None
-    ) -> tuple[Fault, bool]:
-        """What to answer, and whether another PIN could do better. `was` is what an update found."""
-        match taken:
-            case ClientIdTaken():
-                return _CLIENT_ID_TAKEN, False
-            case NumberTaken(virtual_number, number):
-                side = Side.A if number in allocation.a.numbers else Side.B
-                field = f"{side_key(side)}.numbers"
-                message = (
-                    f"{field}: {number} has a route on virtual number {virtual_number} already, and only"
-                    " numbers that must enter a PIN there may have several. An allocation made when the"
-                    " PIN of its side was switched otherwise stands in the way, too."
-                )
-                return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message), False
-            case PinTaken(virtual_number, pin):
-                side = _side_of_pin(allocation, pin, virtual_number)
-                given = draft.party(side).pin
-                if allocation.common_pin:
-                    given = draft.a.pin or draft.b.pin
-                field = f"{side_key(side)}.pin"
-                if given is None and was is not None and was.party(side).pin == pin:
-                    message = (
-                        f"{field}: the PIN that it has is already registered on virtual number"
-                        f" {virtual_number}; another pin or pin_length may be given with the change."
-                    )
-                    return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message), False
-                if given is None:
-                    message = f"{field}: no PIN is free on virtual number {virtual_number}."
-                    return Fault(Code.NOTHING_FREE, field, message), True
-                message = f"{field} is already registered on virtual number {virtual_number}."
-                return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message), False
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What earlier tries of one request have learned beside the board."""
+
+    cooling_pins: frozenset[tuple[E164, Pin]] = frozenset()
+    # VNs that were lost to somebody, or where a number or PIN of the request cools.
+    avoided: frozenset[E164] = frozenset()
 
 
-_POOL_CHANGED: Final = Fault(
-    Code.NOT_PERMITTED, "a.vns", "a.vns, b.vns: one of them was just taken out of the tenant's pool."
-)
+NOTHING_KNOWN: Final = Known()
 
 
-def _side_of_pin(allocation: Allocation, pin: Pin, virtual_number: E164) -> Side:
-    is_a = allocation.a.pin == pin and virtual_number in allocation.a.virtual_numbers
-    return Side.A if is_a else Side.B
-
-
-class _BoardPool:
+class BoardPool:
     """`routing.allocate.Pool` as of the board; the database has the last word."""
 
-    def __init__(self, board: BoardReader, cooling: frozenset[tuple[E164, Pin]]) -> None:
+    def __init__(self, board: BoardReader, known: Known) -> None:
         self._board = board
-        self._cooling = cooling
+        self._known = known
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
         return self._board.has_virtual_number(virtual_number)
+
+    def is_drained(self, virtual_number: E164) -> bool:
+        state = self._board.virtual_number(virtual_number)
+        return state is not None and state.is_drained
 
     def is_provisioned(self, number: E164) -> bool:
         return self._board.is_provisioned(number)
 
     def is_pin_taken(self, virtual_number: E164, pin: Pin) -> bool:
-        return (virtual_number, pin) in self._cooling or bool(self._board.pin_holders(virtual_number, pin))
+        return (virtual_number, pin) in self._known.cooling_pins or bool(
+            self._board.pin_holders(virtual_number, pin)
+        )

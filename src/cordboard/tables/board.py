@@ -6,7 +6,7 @@ the rows, so that what is read and how far it has come can never disagree (archi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -29,6 +29,8 @@ from cordboard.routing.changes import (
 from cordboard.routing.model import (
     Allocation,
     AllocationId,
+    AllocationOnBoard,
+    AllocationRef,
     Party,
     PinHolder,
     Route,
@@ -38,12 +40,14 @@ from cordboard.routing.model import (
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.pins import pins_on
 from cordboard.tables import records
-from cordboard.tables.records import StoredAllocation, allocation_key, caller_key, route_of
+from cordboard.tables.records import Line, StoredAllocation, VirtualNumberState, route_of
 
 # Address space, not memory: ten million allocations are some 10 GB, and growing a map stops its readers.
 MAP_BYTES_MAX: Final = 64 << 30
 # One slot a reading thread: 256 workers with a few threads each.
 READERS_MAX: Final = 1024
+# As many as BoardTables opens.
+TABLES: Final = 14
 
 
 class FeedGap(Exception):
@@ -61,7 +65,18 @@ class BoardReader:
     """
 
     # What every call looks up has a name of its own here: a name less on the way is 3 % of a decision.
-    __slots__ = ("_allocations", "_begin", "_cell", "_get", "_routes", "_tables", "_tenant_no", "_txn")
+    __slots__ = (
+        "_allocations",
+        "_begin",
+        "_cell",
+        "_cell_byte",
+        "_get",
+        "_lines",
+        "_routes",
+        "_tables",
+        "_tenant_no",
+        "_txn",
+    )
 
     def __init__(self, tables: BoardTables, cell: int, tenant_no: int) -> None:
         self._tables = tables
@@ -69,7 +84,10 @@ class BoardReader:
         self._allocations = tables.allocations
         self._begin = tables.env.begin
         self._cell = cell
+        self._cell_byte = records.cell_key(cell)
         self._tenant_no = tenant_no
+        # A line is the tenant's for ever, so what was found once need not be looked up again.
+        self._lines: dict[E164, Line] = {}
 
     def __enter__(self) -> BoardReader:
         self._txn = txn = self._begin()
@@ -81,14 +99,18 @@ class BoardReader:
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
         owner = self._get(records.number_key(virtual_number), db=self._tables.virtual_numbers)
-        return owner is not None and records.tenant_no_of(owner) == self._tenant_no
+        return owner is not None and owner == self._line(virtual_number)
 
     def is_provisioned(self, number: E164) -> bool:
         """Whether any tenant has this number as a VN."""
         return self._get(records.number_key(number), db=self._tables.virtual_numbers) is not None
 
     def routes(self, virtual_number: E164, caller: E164) -> Sequence[Route]:
-        key = caller_key(self._cell, self._tenant_no, virtual_number, caller)
+        line = self._lines.get(virtual_number) or self._line(virtual_number)
+        if line is None:
+            return ()
+        # As records.caller_key has it; the call of a function would be another 3 %.
+        key = self._cell_byte + caller.to_bytes(7, "big") + line
         first = self._get(key, db=self._routes)
         if first is None:
             return ()
@@ -101,34 +123,115 @@ class BoardReader:
             return tuple(map(route_of, cursor.iternext_dup()))
 
     def pin_holders(self, virtual_number: E164, pin: Pin) -> Sequence[PinHolder]:
-        key = records.pin_key(self._cell, self._tenant_no, virtual_number, pin)
-        record = self._get(key, db=self._tables.pins)
+        line = self._line(virtual_number)
+        if line is None:
+            return ()
+        record = self._get(records.pin_key(self._cell, pin, line), db=self._tables.pins)
         return () if record is None else (PinHolder(*records.pin_holder_of(record)),)
 
     def usable_pins(self, virtual_number: E164, now_us: int) -> Iterator[UsablePin]:
-        prefix = records.vn_prefix(self._cell, self._tenant_no, virtual_number)
+        line = self._line(virtual_number)
+        if line is None:
+            return
         with self._txn.cursor(db=self._tables.usable_pins) as cursor:
-            is_there = cursor.set_range(prefix)
-            while is_there and (key := cursor.key()).startswith(prefix):
-                length, expires_at_us, allocation_id, side = records.usable_pin_of(key)
+            is_there = cursor.set_range(line)
+            while is_there and (key := cursor.key()).startswith(line):
+                length, expires_at_us, ref, side = records.usable_pin_of(key)
                 if expires_at_us <= now_us:
-                    is_there = cursor.set_range(records.usable_pin_seek(prefix, length, now_us))
+                    is_there = cursor.set_range(records.usable_pin_seek(line, length, now_us))
                     continue
-                yield UsablePin(length, allocation_id, side)
+                yield UsablePin(length, ref, side)
                 is_there = cursor.next()
 
-    def allocation(self, allocation_id: AllocationId) -> StoredAllocation | None:
-        record = self._get(allocation_key(self._cell, self._tenant_no, allocation_id), db=self._allocations)
-        return None if record is None else StoredAllocation(allocation_id, record)
+    def allocation(self, ref: AllocationRef) -> StoredAllocation | None:
+        record = self._get(ref, db=self._allocations)
+        return None if record is None else StoredAllocation(ref, record)
 
-    def member_side(self, allocation_id: AllocationId, number: E164) -> Side | None:
-        key = records.membership_key(self._cell, self._tenant_no, allocation_id, number)
-        record = self._get(key, db=self._tables.memberships)
+    def allocation_by_id(self, allocation_id: AllocationId) -> StoredAllocation | None:
+        ref = self._get(records.id_key(self._cell, self._tenant_no, allocation_id), db=self._tables.ids)
+        return None if ref is None else self.allocation(AllocationRef(ref))
+
+    def member_side(self, allocation: AllocationOnBoard, number: E164) -> Side | None:
+        record = self._get(records.membership_key(_ref_of(allocation), number), db=self._tables.memberships)
         return None if record is None else records.membership_side_of(record)
 
-    def members(self, allocation_id: AllocationId, side: Side) -> tuple[E164, ...]:
-        prefix = records.member_prefix(self._cell, self._tenant_no, allocation_id, side)
+    def members(self, allocation: AllocationOnBoard, side: Side) -> tuple[E164, ...]:
+        prefix = records.member_prefix(_ref_of(allocation), side)
         return tuple(records.member_number_of(key) for key in _keys(self._txn, self._tables.members, prefix))
+
+    # ── for choosing a VN ────────────────────────────────────────────────────
+
+    def virtual_number(self, virtual_number: E164) -> VirtualNumberState | None:
+        """A VN of the tenant's pool."""
+        line = self._line(virtual_number)
+        state = None if line is None else self._state(line)
+        return state if state is not None and state.in_pool else None
+
+    def occupied_by(self, number: E164) -> set[Line]:
+        """The lines on which a number has a route, other tenants' of the cell among them."""
+        prefix = records.caller_prefix(self._cell, number)
+        keys = _keys(self._txn, self._tables.routes, prefix)
+        return {records.line_of_caller_key(key) for key in keys}
+
+    def holding(self, pin: Pin) -> set[Line]:
+        """The lines on which a PIN is taken, other tenants' of the cell among them."""
+        prefix = records.pin_prefix(self._cell, pin)
+        return {records.line_of_caller_key(key) for key in _keys(self._txn, self._tables.pins, prefix)}
+
+    def line(self, virtual_number: E164) -> Line | None:
+        return self._line(virtual_number)
+
+    def open_kinds(self) -> Iterator[tuple[str | None, str | None]]:
+        """The regions and types, in pairs, of which VNs may be picked."""
+        tenant = records.tenant_prefix(self._cell, self._tenant_no)
+        with self._txn.cursor(db=self._tables.open_numbers) as cursor:
+            is_there = cursor.set_range(tenant)
+            while is_there and (key := cursor.key()).startswith(tenant):
+                kind = records.open_kind_of(key)
+                yield kind
+                is_there = cursor.set_range(
+                    records.open_prefix(self._cell, self._tenant_no, *kind) + b"\xff" * 8
+                )
+
+    def open_numbers(self, kind: tuple[str | None, str | None]) -> Iterator[tuple[int, Line, E164]]:
+        """(load, line, VN) of those of a region and type that may be picked, the least loaded first."""
+        prefix = records.open_prefix(self._cell, self._tenant_no, *kind)
+        with self._txn.cursor(db=self._tables.open_numbers) as cursor:
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := cursor.key()).startswith(prefix):
+                number = E164(int.from_bytes(cursor.value(), "big"))
+                yield records.open_load_of(key), records.line_of_caller_key(key), number
+                is_there = cursor.next()
+
+    def pool(self) -> Iterator[VirtualNumberState]:
+        """All VNs of the tenant's pool, by number."""
+        prefix = records.tenant_prefix(self._cell, self._tenant_no)
+        for key in _keys(self._txn, self._tables.lines, prefix):
+            line = self._get(key, db=self._tables.lines)
+            assert line is not None, "the key was just read in this transaction"
+            state = self._state(Line(line))
+            if state.in_pool:
+                yield state
+
+    def _line(self, virtual_number: E164) -> Line | None:
+        line = self._lines.get(virtual_number)
+        if line is None:
+            key = records.line_key(self._cell, self._tenant_no, virtual_number)
+            found = self._get(key, db=self._tables.lines)
+            if found is None:
+                return None
+            line = self._lines[virtual_number] = Line(found)
+        return line
+
+    def _state(self, line: Line) -> VirtualNumberState:
+        record = self._get(line, db=self._tables.line_states)
+        assert record is not None, "a line has a state from its first day"
+        return records.vn_state_of(record)
+
+
+def _ref_of(allocation: AllocationOnBoard) -> AllocationRef:
+    assert isinstance(allocation, StoredAllocation), "boards are asked about their own allocations"
+    return allocation.ref
 
 
 class BoardTables:
@@ -140,7 +243,7 @@ class BoardTables:
             str(directory),
             map_size=MAP_BYTES_MAX,
             mode=0o600,
-            max_dbs=9,
+            max_dbs=TABLES,
             max_readers=READERS_MAX,
             # It lives in tmpfs and is never trusted after a reboot: there is no disk to wait for.
             sync=False,
@@ -149,16 +252,19 @@ class BoardTables:
         )
         self._readers: dict[int, BoardReader] = {}
         self.positions = self.env.open_db(b"positions")
+        self.serials = self.env.open_db(b"serials")
         self.tenants = self.env.open_db(b"tenants")
         self.virtual_numbers = self.env.open_db(b"virtual_numbers")
+        self.lines = self.env.open_db(b"lines")
+        self.line_states = self.env.open_db(b"line_states")
+        self.open_numbers = self.env.open_db(b"open_numbers")
+        self.ids = self.env.open_db(b"ids")
         self.allocations = self.env.open_db(b"allocations")
         self.routes = self.env.open_db(b"routes", dupsort=True, dupfixed=True)
         self.pins = self.env.open_db(b"pins")
         self.usable_pins = self.env.open_db(b"usable_pins")
         self.members = self.env.open_db(b"members")
-        self.memberships = self.env.open_db(
-            b"memberships",
-        )
+        self.memberships = self.env.open_db(b"memberships")
 
     def close(self) -> None:
         self.env.close()
@@ -230,16 +336,11 @@ class BoardTables:
             case MemberStands():
                 self._put_member(txn, cell, change)
             case MemberLeft(tenant_no, allocation_id, number):
-                self._delete_member(txn, cell, tenant_no, allocation_id, number)
-                self._note_members(txn, cell, tenant_no, allocation_id)
-            case VirtualNumberStands(tenant_no, number):
-                txn.put(
-                    records.number_key(number),
-                    records.tenant_no_record(tenant_no),
-                    db=self.virtual_numbers,
-                )
-            case VirtualNumberGone(number):
-                txn.delete(records.number_key(number), db=self.virtual_numbers)
+                self._drop_member(txn, cell, tenant_no, allocation_id, number)
+            case VirtualNumberStands():
+                self._put_virtual_number(txn, cell, change)
+            case VirtualNumberGone(tenant_no, number):
+                self._take_from_pool(txn, cell, tenant_no, number)
             case TenantStands():
                 txn.put(change.tenant_id.encode(), encode(change)[1].encode(), db=self.tenants)
             case TenantGone(tenant_id):
@@ -247,134 +348,234 @@ class BoardTables:
             case unmatched:
                 assert_never(unmatched)
 
+    # ── VNs ──────────────────────────────────────────────────────────────────
+
+    def _put_virtual_number(self, txn: lmdb.Transaction, cell: int, change: VirtualNumberStands) -> None:
+        line = self._line(txn, cell, change.tenant_no, change.number)
+        txn.put(records.number_key(change.number), line, db=self.virtual_numbers)
+        self._change_state(
+            txn,
+            cell,
+            line,
+            lambda state: state._replace(
+                in_pool=True,
+                region=change.region,
+                type=change.type,
+                is_reserved=change.is_reserved,
+                is_drained=change.is_drained,
+            ),
+        )
+
+    def _take_from_pool(self, txn: lmdb.Transaction, cell: int, tenant_no: int, number: E164) -> None:
+        line = self._line(txn, cell, tenant_no, number)
+        key = records.number_key(number)
+        # Another tenant, of another cell, may have it already: cells are told of in no order.
+        if txn.get(key, db=self.virtual_numbers) == line:
+            txn.delete(key, db=self.virtual_numbers)
+        self._change_state(txn, cell, line, lambda state: state._replace(in_pool=False))
+
+    def _line(self, txn: lmdb.Transaction, cell: int, tenant_no: int, virtual_number: E164) -> Line:
+        key = records.line_key(cell, tenant_no, virtual_number)
+        found = _get(txn, key, self.lines)
+        if found is not None:
+            return Line(found)
+        line = records.line_of(cell, self._next_serial(txn, cell, b"line"))
+        txn.put(key, line, db=self.lines)
+        state = VirtualNumberState(virtual_number, tenant_no)
+        txn.put(line, records.vn_state_record(state), db=self.line_states)
+        return line
+
+    def _next_serial(self, txn: lmdb.Transaction, cell: int, what: bytes) -> int:
+        key = records.cell_key(cell) + what
+        serial = records.serial_of(_get(txn, key, self.serials)) + 1
+        txn.put(key, records.serial_record(serial), db=self.serials)
+        return serial
+
+    def _change_state(
+        self,
+        txn: lmdb.Transaction,
+        cell: int,
+        line: Line,
+        change: Callable[[VirtualNumberState], VirtualNumberState],
+    ) -> None:
+        """Change what is known of a VN, and its place among those that may be picked."""
+        record = _get(txn, line, self.line_states)
+        assert record is not None, "a line has a state from its first day"
+        was = records.vn_state_of(record)
+        becomes = change(was)
+        if becomes == was:
+            return
+        txn.put(line, records.vn_state_record(becomes), db=self.line_states)
+        if was.is_open:
+            txn.delete(records.open_key(cell, was, line), db=self.open_numbers)
+        if becomes.is_open:
+            number = records.number_key(becomes.number)
+            txn.put(records.open_key(cell, becomes, line), number, db=self.open_numbers)
+
+    def _count_on_lines(
+        self, txn: lmdb.Transaction, cell: int, lines: Mapping[E164, Line], allocation: Allocation, by: int
+    ) -> None:
+        exclusive = by if allocation.is_exclusive else 0
+        for line in lines.values():
+            self._change_state(
+                txn,
+                cell,
+                line,
+                lambda state: state._replace(load=state.load + by, exclusive=state.exclusive + exclusive),
+            )
+
+    # ── allocations ──────────────────────────────────────────────────────────
+
     def _put_allocation(self, txn: lmdb.Transaction, cell: int, change: AllocationStands) -> None:
         allocation = change.allocation
-        key = records.allocation_key(cell, change.tenant_no, allocation.id)
-        stored = _get(txn, key, self.allocations)
-        if stored is not None:
+        id_key = records.id_key(cell, change.tenant_no, allocation.id)
+        found = _get(txn, id_key, self.ids)
+        if found is None:
+            ref = records.ref_of(cell, self._next_serial(txn, cell, b"allocation"))
+            txn.put(id_key, ref, db=self.ids)
+        else:
+            ref = AllocationRef(found)
+            stored = _get(txn, ref, self.allocations)
+            assert stored is not None, "an id leads to an allocation"
             if records.allocation_version_of(stored) >= change.version:
                 return
-            was = records.allocation_of(allocation.id, stored)
-            self._delete_listed(txn, cell, change.tenant_no, was)
+            was = records.allocation_of(stored)
+            self._delete_listed(txn, cell, change.tenant_no, ref, was)
             allocation = allocation._replace(has_members=was.has_members)
-        txn.put(key, records.allocation_record(allocation, change.version), db=self.allocations)
-        for side in Side:
-            party = allocation.party(side)
-            route = records.route_record(Route(allocation.id, side, party.listed_need_pin, is_member=False))
-            for virtual_number in party.virtual_numbers:
-                for number in party.numbers:
-                    caller = records.caller_key(cell, change.tenant_no, virtual_number, number)
-                    txn.put(caller, route, db=self.routes)
+        txn.put(ref, records.allocation_record(allocation, change.version), db=self.allocations)
+        lines = self._lines_of(txn, cell, change.tenant_no, allocation)
+        self._count_on_lines(txn, cell, lines, allocation, 1)
+        for caller, route in _listed_routes(cell, ref, lines, allocation):
+            txn.put(caller, route, db=self.routes)
         for virtual_number, pin, holder in pins_on(allocation):
-            txn.put(
-                records.pin_key(cell, change.tenant_no, virtual_number, pin),
-                records.pin_holder_record(allocation.id, holder),
-                db=self.pins,
-            )
-        for usable in _usable_pin_keys(cell, change.tenant_no, allocation):
+            key = records.pin_key(cell, pin, lines[virtual_number])
+            txn.put(key, records.pin_holder_record(ref, holder), db=self.pins)
+        for usable in _usable_pin_keys(ref, lines, allocation):
             txn.put(usable, b"", db=self.usable_pins)
 
     def _delete_listed(
-        self, txn: lmdb.Transaction, cell: int, tenant_no: int, allocation: Allocation
+        self,
+        txn: lmdb.Transaction,
+        cell: int,
+        tenant_no: int,
+        ref: AllocationRef,
+        allocation: Allocation,
     ) -> None:
-        for side in Side:
-            party = allocation.party(side)
-            route = records.route_record(Route(allocation.id, side, party.listed_need_pin, is_member=False))
-            for virtual_number in party.virtual_numbers:
-                for number in party.numbers:
-                    caller = records.caller_key(cell, tenant_no, virtual_number, number)
-                    txn.delete(caller, route, db=self.routes)
+        lines = self._lines_of(txn, cell, tenant_no, allocation)
+        self._count_on_lines(txn, cell, lines, allocation, -1)
+        for caller, route in _listed_routes(cell, ref, lines, allocation):
+            txn.delete(caller, route, db=self.routes)
         for virtual_number, pin, _ in pins_on(allocation):
-            txn.delete(records.pin_key(cell, tenant_no, virtual_number, pin), db=self.pins)
-        for usable in _usable_pin_keys(cell, tenant_no, allocation):
+            txn.delete(records.pin_key(cell, pin, lines[virtual_number]), db=self.pins)
+        for usable in _usable_pin_keys(ref, lines, allocation):
             txn.delete(usable, db=self.usable_pins)
+
+    def _lines_of(
+        self, txn: lmdb.Transaction, cell: int, tenant_no: int, allocation: Allocation
+    ) -> dict[E164, Line]:
+        virtual_numbers = dict.fromkeys((*allocation.a.virtual_numbers, *allocation.b.virtual_numbers))
+        return {number: self._line(txn, cell, tenant_no, number) for number in virtual_numbers}
 
     def _release(
         self, txn: lmdb.Transaction, cell: int, tenant_no: int, version: int, allocation_id: AllocationId
     ) -> None:
-        key = records.allocation_key(cell, tenant_no, allocation_id)
-        stored = _get(txn, key, self.allocations)
-        if stored is None or records.allocation_version_of(stored) >= version:
+        id_key = records.id_key(cell, tenant_no, allocation_id)
+        found = _get(txn, id_key, self.ids)
+        if found is None:
             return
-        allocation = records.allocation_of(allocation_id, stored)
-        self._delete_listed(txn, cell, tenant_no, allocation)
+        ref = AllocationRef(found)
+        stored = _get(txn, ref, self.allocations)
+        assert stored is not None, "an id leads to an allocation"
+        if records.allocation_version_of(stored) >= version:
+            return
+        allocation = records.allocation_of(stored)
+        self._delete_listed(txn, cell, tenant_no, ref, allocation)
         if allocation.has_members:
-            for member in list(_keys(txn, self.memberships, key)):
-                self._delete_member(txn, cell, tenant_no, allocation_id, records.membership_number_of(member))
-        txn.delete(key, db=self.allocations)
+            for member in list(_keys(txn, self.memberships, ref)):
+                self._delete_member(txn, cell, tenant_no, ref, records.membership_number_of(member))
+        txn.delete(ref, db=self.allocations)
+        txn.delete(id_key, db=self.ids)
+
+    # ── members ──────────────────────────────────────────────────────────────
 
     def _put_member(self, txn: lmdb.Transaction, cell: int, change: MemberStands) -> None:
-        tenant_no, allocation_id, number = change.tenant_no, change.allocation_id, change.number
-        self._delete_member(txn, cell, tenant_no, allocation_id, number)
+        tenant_no, number = change.tenant_no, change.number
+        ref = _get(txn, records.id_key(cell, tenant_no, change.allocation_id), self.ids)
+        if ref is None:
+            # The allocation was released meanwhile, and its members with it.
+            return
+        ref = AllocationRef(ref)
+        self._delete_member(txn, cell, tenant_no, ref, number)
         txn.put(
-            records.membership_key(cell, tenant_no, allocation_id, number),
+            records.membership_key(ref, number),
             records.membership_record(
                 change.side, change.needs_pin, change.joined_at_us, change.virtual_numbers
             ),
             db=self.memberships,
         )
-        txn.put(
-            records.member_key(cell, tenant_no, allocation_id, change.side, change.joined_at_us, number),
-            b"",
-            db=self.members,
-        )
-        route = records.route_record(Route(allocation_id, change.side, change.needs_pin, is_member=True))
+        txn.put(records.member_key(ref, change.side, change.joined_at_us, number), b"", db=self.members)
+        route = records.route_record(ref, change.side, needs_pin=change.needs_pin, is_member=True)
         for virtual_number in change.virtual_numbers:
-            caller = records.caller_key(cell, tenant_no, virtual_number, number)
-            txn.put(caller, route, db=self.routes)
-        self._note_members(txn, cell, tenant_no, allocation_id)
+            line = self._line(txn, cell, tenant_no, virtual_number)
+            txn.put(records.caller_key(cell, number, line), route, db=self.routes)
+        self._note_members(txn, ref)
+
+    def _drop_member(
+        self, txn: lmdb.Transaction, cell: int, tenant_no: int, allocation_id: AllocationId, number: E164
+    ) -> None:
+        ref = _get(txn, records.id_key(cell, tenant_no, allocation_id), self.ids)
+        if ref is not None:
+            self._delete_member(txn, cell, tenant_no, AllocationRef(ref), number)
+            self._note_members(txn, AllocationRef(ref))
 
     def _delete_member(
-        self,
-        txn: lmdb.Transaction,
-        cell: int,
-        tenant_no: int,
-        allocation_id: AllocationId,
-        number: E164,
+        self, txn: lmdb.Transaction, cell: int, tenant_no: int, ref: AllocationRef, number: E164
     ) -> None:
-        key = records.membership_key(cell, tenant_no, allocation_id, number)
+        key = records.membership_key(ref, number)
         stored = _get(txn, key, self.memberships)
         if stored is None:
             return
         txn.delete(key, db=self.memberships)
         side, needs_pin, joined_at_us, virtual_numbers = records.membership_of(stored)
-        txn.delete(
-            records.member_key(cell, tenant_no, allocation_id, side, joined_at_us, number),
-            db=self.members,
-        )
-        route = records.route_record(Route(allocation_id, side, needs_pin, is_member=True))
+        txn.delete(records.member_key(ref, side, joined_at_us, number), db=self.members)
+        route = records.route_record(ref, side, needs_pin=needs_pin, is_member=True)
         for virtual_number in virtual_numbers:
-            caller = records.caller_key(cell, tenant_no, virtual_number, number)
-            txn.delete(caller, route, db=self.routes)
+            line = self._line(txn, cell, tenant_no, virtual_number)
+            txn.delete(records.caller_key(cell, number, line), route, db=self.routes)
 
-    def _note_members(
-        self, txn: lmdb.Transaction, cell: int, tenant_no: int, allocation_id: AllocationId
-    ) -> None:
+    def _note_members(self, txn: lmdb.Transaction, ref: AllocationRef) -> None:
         """Keep the record's `has_members` true to the members."""
-        key = records.allocation_key(cell, tenant_no, allocation_id)
-        stored = _get(txn, key, self.allocations)
-        if stored is None:
-            return
-        allocation = records.allocation_of(allocation_id, stored)
-        has_members = any(True for _ in _keys(txn, self.memberships, key))
+        stored = _get(txn, ref, self.allocations)
+        assert stored is not None, "an id leads to an allocation"
+        allocation = records.allocation_of(stored)
+        has_members = any(True for _ in _keys(txn, self.memberships, ref))
         if allocation.has_members != has_members:
             version = records.allocation_version_of(stored)
             record = records.allocation_record(allocation._replace(has_members=has_members), version)
-            txn.put(key, record, db=self.allocations)
+            txn.put(ref, record, db=self.allocations)
 
 
-def _usable_pin_keys(cell: int, tenant_no: int, allocation: Allocation) -> Iterator[bytes]:
+def _listed_routes(
+    cell: int, ref: AllocationRef, lines: Mapping[E164, Line], allocation: Allocation
+) -> Iterator[tuple[bytes, bytes]]:
+    """(key, record) of each route of the listed numbers."""
+    for side in Side:
+        party = allocation.party(side)
+        route = records.route_record(ref, side, needs_pin=party.listed_need_pin, is_member=False)
+        for number in party.numbers:
+            prefix = records.caller_prefix(cell, number)
+            for virtual_number in party.virtual_numbers:
+                yield prefix + lines[virtual_number], route
+
+
+def _usable_pin_keys(
+    ref: AllocationRef, lines: Mapping[E164, Line], allocation: Allocation
+) -> Iterator[bytes]:
     for virtual_number, pin, holder in pins_on(allocation):
         sides = Side if holder is None else (holder,)
         if any(_may_call(allocation, side, virtual_number) for side in sides):
             yield records.usable_pin_key(
-                cell,
-                tenant_no,
-                virtual_number,
-                len(pin),
-                allocation.expires_at_us,
-                allocation.id,
-                holder,
+                lines[virtual_number], len(pin), allocation.expires_at_us, ref, holder
             )
 
 

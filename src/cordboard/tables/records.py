@@ -1,18 +1,23 @@
 """The bytes of the board: fixed-width big-endian keys, so that LMDB's order is ours.
 
-Every key of a tenant's rows begins with the cell and the tenant's number.
+Every key begins with the cell. Tenants are kept apart by what the board numbers itself: a `line` stands
+for one tenant's use of one VN, a `ref` for one allocation. Both are short, because a decision spends a
+third of its time waiting for pages that are not in the processor's cache; neither is ever used again.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple, NewType
 
 from cordboard.routing.model import (
+    PLAIN_CALLS,
     SIDE_A,
     Allocation,
     AllocationId,
+    AllocationRef,
+    CallPolicy,
     Party,
     Product,
     Route,
@@ -20,37 +25,39 @@ from cordboard.routing.model import (
     Usage,
 )
 from cordboard.routing.numbers import E164, PIN_DIGITS_MAX, Pin
+from cordboard.routing.regions import REGIONS
 
 # Raised whenever a key or record changes its form: boards of another version are rebuilt.
-BOARD_VERSION: Final = 1
+BOARD_VERSION: Final = 2
 
-_CALLER = Struct(">BIQQ")
-_ALLOCATION = Struct(">BI16s")
-_PIN = Struct(f">BIQ{PIN_DIGITS_MAX}s")
-_VN = Struct(">BIQ")
-_USABLE = Struct(">BIQBQ16sB")
-_MEMBERSHIP = Struct(">BI16sQ")
-_MEMBER = Struct(">BI16sBQQ")
-_MEMBER_PREFIX = Struct(">BI16sB")
+Line = NewType("Line", bytes)
+"""One tenant's use of one VN, 4 bytes: the cell, and which of the cell's lines (16 million)."""
 
-_ROUTE = Struct(">B16s")
-_PIN_HOLDER = Struct(">B16s")
+# E.164 has at most 15 digits, which fit 50 bits.
+_NUMBER_BYTES: Final = 7
+_SERIAL_OF_LINE_BYTES: Final = 3
+# 2^40 allocations of one cell: 34 years at 1,000 a second.
+_SERIAL_OF_REF_BYTES: Final = 5
+
+_TENANT = Struct(">BI")
+_PIN_CODE = Struct(">I")
+_USABLE = Struct(">4sBQ6sB")
+_MEMBERSHIP = Struct(">6sQ")
+_MEMBER = Struct(">6sBQQ")
 _NUMBER = Struct(">Q")
-_TENANT_NO = Struct(">I")
 _POSITION = Struct(">Qq")
-# version, expires_at_us, flags, a numbers, a VNs, b numbers, b VNs, a PIN, b PIN
-_HEAD = Struct(f">QqBBBBB{PIN_DIGITS_MAX}s{PIN_DIGITS_MAX}s")
+# version, expires_at_us, flags, A's numbers, VNs and PINs, B's, id
+_HEAD = Struct(">IqH6B16s")
 # At most 10 numbers and 50 VNs a side (routing/allocate.py).
 _NUMBER_LISTS = tuple(Struct(f">{count}Q") for count in range(121))
+# At most 10 PINs a side.
+_PIN_LISTS = tuple(Struct(f">{count}I") for count in range(21))
 
-# Places in the head: version, end, flags, counts of A's and B's numbers and VNs, PINs of A and B.
-_VERSION_BYTES: Final = 8
-_LIFE = Struct(">qB")
-_FLAGS_AT: Final = _VERSION_BYTES + 8
-_A_AT: Final = _FLAGS_AT + 1
-_B_AT: Final = _A_AT + 2
-_A_PIN_AT: Final = _B_AT + 2
-_B_PIN_AT: Final = _A_PIN_AT + PIN_DIGITS_MAX
+_LIFE = Struct(">qH")
+_VERSION_BYTES: Final = 4
+_A_AT: Final = _VERSION_BYTES + _LIFE.size
+_B_AT: Final = _A_AT + 3
+_ID_AT: Final = _B_AT + 3
 _TWOWAY_USAGE: Final = Usage.TWOWAY
 
 _BOTH_SIDES = 2
@@ -58,13 +65,10 @@ _LATEST = 2**64 - 1
 
 _ROUTE_NEEDS_PIN, _ROUTE_IS_MEMBER, _ROUTE_SIDE_B = 4, 2, 1
 _TWOWAY, _GREENVN, _COMMON_PIN, _A_NEEDS_PIN, _B_NEEDS_PIN, _HAS_MEMBERS = 1, 2, 4, 8, 16, 32
+_EXCLUSIVE, _LOCKED, _RECORD, _CUSTOM_FIELD = 64, 128, 256, 512
 
-caller_key = _CALLER.pack
-allocation_key = _ALLOCATION.pack
-vn_prefix = _VN.pack
-membership_key = _MEMBERSHIP.pack
 number_key = _NUMBER.pack
-tenant_no_record = _TENANT_NO.pack
+tenant_prefix = _TENANT.pack
 
 
 def cell_key(cell: int) -> bytes:
@@ -80,20 +84,124 @@ def position_of(record: bytes) -> tuple[int, int]:
     return n, tag
 
 
-def tenant_no_of(record: bytes) -> int:
-    return int.from_bytes(record, "big")
+# ── what the board numbers itself ─────────────────────────────────────────────
 
 
-# ── routes: sorted duplicates under (cell, tenant, VN, caller); those without PIN sort first ──
+def serial_record(serial: int) -> bytes:
+    return _NUMBER.pack(serial)
 
 
-def route_record(route: Route) -> bytes:
-    flags = (
-        _ROUTE_NEEDS_PIN * route.needs_pin
-        | _ROUTE_IS_MEMBER * route.is_member
-        | _ROUTE_SIDE_B * (route.side is Side.B)
+def serial_of(record: bytes | None) -> int:
+    return 0 if record is None else int.from_bytes(record, "big")
+
+
+def line_of(cell: int, serial: int) -> Line:
+    return Line(bytes((cell,)) + serial.to_bytes(_SERIAL_OF_LINE_BYTES, "big"))
+
+
+def ref_of(cell: int, serial: int) -> AllocationRef:
+    return AllocationRef(bytes((cell,)) + serial.to_bytes(_SERIAL_OF_REF_BYTES, "big"))
+
+
+def line_key(cell: int, tenant_no: int, virtual_number: E164) -> bytes:
+    return _TENANT.pack(cell, tenant_no) + _NUMBER.pack(virtual_number)
+
+
+def id_key(cell: int, tenant_no: int, allocation_id: AllocationId) -> bytes:
+    return _TENANT.pack(cell, tenant_no) + allocation_id
+
+
+# ── VNs ───────────────────────────────────────────────────────────────────────
+
+
+class VirtualNumberState(NamedTuple):
+    """A VN of a tenant, as far as choosing one needs it."""
+
+    number: E164
+    tenant_no: int
+    in_pool: bool = False
+    # Given by name only, or not at all any more.
+    is_reserved: bool = False
+    is_drained: bool = False
+    region: str | None = None
+    # `mobile` or `landline`.
+    type: str | None = None
+    # Allocations that stand on it, and those of them that bear no other.
+    load: int = 0
+    exclusive: int = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine may pick it."""
+        return self.in_pool and not (self.is_reserved or self.is_drained or self.exclusive)
+
+
+_VN_STATE = Struct(">QIBBBIH")
+_IN_POOL, _RESERVED, _DRAINED = 1, 2, 4
+_REGIONS: Final = (None, *REGIONS)
+_TYPES: Final = (None, "mobile", "landline")
+_REGION_BYTE: Final = {region: bytes((place,)) for place, region in enumerate(_REGIONS)}
+_TYPE_BYTE: Final = {type: bytes((place,)) for place, type in enumerate(_TYPES)}
+
+
+def vn_state_record(state: VirtualNumberState) -> bytes:
+    flags = _IN_POOL * state.in_pool | _RESERVED * state.is_reserved | _DRAINED * state.is_drained
+    region, type = _REGION_BYTE[state.region][0], _TYPE_BYTE[state.type][0]
+    return _VN_STATE.pack(state.number, state.tenant_no, flags, region, type, state.load, state.exclusive)
+
+
+def vn_state_of(record: bytes) -> VirtualNumberState:
+    number, tenant_no, flags, region, type, load, exclusive = _VN_STATE.unpack(record)
+    return VirtualNumberState(
+        E164(number),
+        tenant_no,
+        bool(flags & _IN_POOL),
+        bool(flags & _RESERVED),
+        bool(flags & _DRAINED),
+        _REGIONS[region],
+        _TYPES[type],
+        load,
+        exclusive,
     )
-    return _ROUTE.pack(flags, route.allocation_id)
+
+
+def open_key(cell: int, state: VirtualNumberState, line: Line) -> bytes:
+    """Of a region and a type the least loaded comes first; of equals, which one comes first is chance."""
+    kind = open_prefix(cell, state.tenant_no, state.region, state.type)
+    return kind + state.load.to_bytes(4, "big") + line
+
+
+def open_prefix(cell: int, tenant_no: int, region: str | None, type: str | None) -> bytes:
+    return _TENANT.pack(cell, tenant_no) + _REGION_BYTE[region] + _TYPE_BYTE[type]
+
+
+def open_kind_of(key: bytes) -> tuple[str | None, str | None]:
+    """(region, type) of a key."""
+    return _REGIONS[key[_TENANT.size]], _TYPES[key[_TENANT.size + 1]]
+
+
+def open_load_of(key: bytes) -> int:
+    return int.from_bytes(key[-8:-4], "big")
+
+
+# ── routes: sorted duplicates under (cell, caller, line); those without PIN sort first ──
+
+
+def caller_prefix(cell: int, caller: E164) -> bytes:
+    return bytes((cell,)) + caller.to_bytes(_NUMBER_BYTES, "big")
+
+
+def caller_key(cell: int, caller: E164, line: Line) -> bytes:
+    return caller_prefix(cell, caller) + line
+
+
+def line_of_caller_key(key: bytes) -> Line:
+    return Line(key[-4:])
+
+
+def route_record(ref: AllocationRef, side: Side, *, needs_pin: bool, is_member: bool) -> bytes:
+    flags = _ROUTE_NEEDS_PIN * needs_pin | _ROUTE_IS_MEMBER * is_member | _ROUTE_SIDE_B * (side is not SIDE_A)
+    return bytes((flags,)) + ref
 
 
 def _route_flags(flags: int) -> tuple[Side, bool, bool]:
@@ -107,7 +215,7 @@ def _route_flags(flags: int) -> tuple[Side, bool, bool]:
 _ROUTE_FLAGS = tuple(_route_flags(flags) for flags in range(8))
 
 # What a NamedTuple's own constructor does, without the call of a Python function: every call that is
-# answered makes four of these, and half of their cost was that (2.7 to 1.5 µs for an allocation).
+# answered makes several, and half of their cost was that (2.7 to 1.5 µs for an allocation).
 _new_tuple: Final = tuple.__new__
 
 
@@ -118,52 +226,55 @@ def route_of(record: bytes) -> Route:
 # ── PINs ──────────────────────────────────────────────────────────────────────
 
 
-def pin_key(cell: int, tenant_no: int, virtual_number: int, pin: Pin) -> bytes:
-    return _PIN.pack(cell, tenant_no, virtual_number, pin.digits.encode())
+def _pin_code(pin: Pin) -> int:
+    """A 1 before the digits keeps leading zeros apart; nine digits then stay under 2^31."""
+    return int("1" + pin.digits)
 
 
-def pin_holder_record(allocation_id: AllocationId, side: Side | None) -> bytes:
-    return _PIN_HOLDER.pack(_BOTH_SIDES if side is None else side, allocation_id)
+# Most PINs have four digits, so a few thousand serve all calls; 150 bytes each.
+@lru_cache(maxsize=16_384)
+def _pin_of(code: int) -> Pin:
+    return Pin(int.__repr__(code)[1:])
 
 
-def pin_holder_of(record: bytes) -> tuple[AllocationId, Side | None]:
+def pin_prefix(cell: int, pin: Pin) -> bytes:
+    return bytes((cell,)) + _PIN_CODE.pack(_pin_code(pin))
+
+
+def pin_key(cell: int, pin: Pin, line: Line) -> bytes:
+    return pin_prefix(cell, pin) + line
+
+
+def pin_holder_record(ref: AllocationRef, side: Side | None) -> bytes:
+    return bytes((_BOTH_SIDES if side is None else side,)) + ref
+
+
+def pin_holder_of(record: bytes) -> tuple[AllocationRef, Side | None]:
     side = record[0]
-    return AllocationId(record[1:]), None if side == _BOTH_SIDES else Side(side)
+    return AllocationRef(record[1:]), None if side == _BOTH_SIDES else Side(side)
 
 
 def usable_pin_key(
-    cell: int,
-    tenant_no: int,
-    virtual_number: int,
-    length: int,
-    expires_at_us: int,
-    allocation_id: AllocationId,
-    side: Side | None,
+    line: Line, length: int, expires_at_us: int, ref: AllocationRef, side: Side | None
 ) -> bytes:
     """Longest first, then by expiry, so that the first live one of a length is a seek away."""
     return _USABLE.pack(
-        cell,
-        tenant_no,
-        virtual_number,
-        PIN_DIGITS_MAX - length,
-        expires_at_us,
-        allocation_id,
-        _BOTH_SIDES if side is None else side,
+        line, PIN_DIGITS_MAX - length, expires_at_us, ref, _BOTH_SIDES if side is None else side
     )
 
 
-def usable_pin_seek(prefix: bytes, length: int, live_at_us: int) -> bytes:
+def usable_pin_seek(line: Line, length: int, live_at_us: int) -> bytes:
     """The place of the first PIN of `length` that expires after `live_at_us`."""
-    return prefix + bytes((PIN_DIGITS_MAX - length,)) + _NUMBER.pack(live_at_us + 1)
+    return line + bytes((PIN_DIGITS_MAX - length,)) + _NUMBER.pack(live_at_us + 1)
 
 
-def usable_pin_of(key: bytes) -> tuple[int, int, AllocationId, Side | None]:
+def usable_pin_of(key: bytes) -> tuple[int, int, AllocationRef, Side | None]:
     """(length, expires_at_us, allocation, side) of a key."""
-    _, _, _, shortness, expires_at_us, allocation_id, side = _USABLE.unpack(key)
+    _, shortness, expires_at_us, ref, side = _USABLE.unpack(key)
     return (
         PIN_DIGITS_MAX - shortness,
         expires_at_us,
-        AllocationId(allocation_id),
+        AllocationRef(ref),
         None if side == _BOTH_SIDES else Side(side),
     )
 
@@ -171,19 +282,21 @@ def usable_pin_of(key: bytes) -> tuple[int, int, AllocationId, Side | None]:
 # ── members ───────────────────────────────────────────────────────────────────
 
 
-def member_key(
-    cell: int, tenant_no: int, allocation_id: AllocationId, side: Side, joined_at_us: int, number: int
-) -> bytes:
+def member_key(ref: AllocationRef, side: Side, joined_at_us: int, number: int) -> bytes:
     """In the order in which members are dialled: latest first, then the larger number."""
-    return _MEMBER.pack(cell, tenant_no, allocation_id, side, _LATEST - joined_at_us, _LATEST - number)
+    return _MEMBER.pack(ref, side, _LATEST - joined_at_us, _LATEST - number)
 
 
-def member_prefix(cell: int, tenant_no: int, allocation_id: AllocationId, side: Side) -> bytes:
-    return _MEMBER_PREFIX.pack(cell, tenant_no, allocation_id, side)
+def member_prefix(ref: AllocationRef, side: Side) -> bytes:
+    return ref + bytes((side,))
 
 
 def member_number_of(key: bytes) -> E164:
     return E164(_LATEST - int.from_bytes(key[-8:], "big"))
+
+
+def membership_key(ref: AllocationRef, number: E164) -> bytes:
+    return _MEMBERSHIP.pack(ref, number)
 
 
 def membership_number_of(key: bytes) -> E164:
@@ -211,7 +324,7 @@ def membership_of(record: bytes) -> tuple[Side, bool, int, tuple[E164, ...]]:
 
 
 def allocation_record(allocation: Allocation, version: int) -> bytes:
-    a, b = allocation.a, allocation.b
+    a, b, policy = allocation.a, allocation.b, allocation.policy
     flags = (
         _TWOWAY * (allocation.usage is Usage.TWOWAY)
         | _GREENVN * (allocation.product is Product.GREENVN)
@@ -219,6 +332,10 @@ def allocation_record(allocation: Allocation, version: int) -> bytes:
         | _A_NEEDS_PIN * a.listed_need_pin
         | _B_NEEDS_PIN * b.listed_need_pin
         | _HAS_MEMBERS * allocation.has_members
+        | _EXCLUSIVE * allocation.is_exclusive
+        | _LOCKED * allocation.is_locked
+        | _RECORD * policy.record
+        | _CUSTOM_FIELD * (policy.custom_field is not None)
     )
     head = _HEAD.pack(
         version,
@@ -226,31 +343,54 @@ def allocation_record(allocation: Allocation, version: int) -> bytes:
         flags,
         len(a.numbers),
         len(a.virtual_numbers),
+        len(a.pins),
         len(b.numbers),
         len(b.virtual_numbers),
-        _pin_bytes(a.pin),
-        _pin_bytes(b.pin),
+        len(b.pins),
+        allocation.id,
     )
     numbers = (*a.numbers, *a.virtual_numbers, *b.numbers, *b.virtual_numbers)
-    return head + _NUMBER_LISTS[len(numbers)].pack(*numbers)
+    pins = [_pin_code(pin) for pin in (*a.pins, *b.pins)]
+    custom_field = (policy.custom_field or "").encode()
+    return (
+        head + _NUMBER_LISTS[len(numbers)].pack(*numbers) + _PIN_LISTS[len(pins)].pack(*pins) + custom_field
+    )
 
 
 def allocation_version_of(record: bytes) -> int:
-    return int.from_bytes(record[:8], "big")
+    return int.from_bytes(record[:_VERSION_BYTES], "big")
 
 
-def _allocation_flags(flags: int) -> tuple[Product, Usage, bool, bool, bool, bool]:
-    return (
+class _Flags(NamedTuple):
+    product: Product
+    usage: Usage
+    needs_pin: tuple[bool, bool]
+    common_pin: bool
+    has_members: bool
+    is_exclusive: bool
+    is_locked: bool
+    # None: there is a custom field to be read.
+    policy: CallPolicy | None
+
+
+_RECORDED: Final = CallPolicy(record=True)
+
+
+def _allocation_flags(flags: int) -> _Flags:
+    policy = _RECORDED if flags & _RECORD else PLAIN_CALLS
+    return _Flags(
         Product.GREENVN if flags & _GREENVN else Product.GREENPIN,
         Usage.TWOWAY if flags & _TWOWAY else Usage.ONEWAY,
-        bool(flags & _A_NEEDS_PIN),
-        bool(flags & _B_NEEDS_PIN),
+        (bool(flags & _A_NEEDS_PIN), bool(flags & _B_NEEDS_PIN)),
         bool(flags & _COMMON_PIN),
         bool(flags & _HAS_MEMBERS),
+        bool(flags & _EXCLUSIVE),
+        bool(flags & _LOCKED),
+        None if flags & _CUSTOM_FIELD else policy,
     )
 
 
-_ALLOCATION_FLAGS: Final = tuple(_allocation_flags(flags) for flags in range(64))
+_ALLOCATION_FLAGS: Final = tuple(_allocation_flags(flags) for flags in range(1024))
 
 
 class StoredAllocation:
@@ -259,62 +399,87 @@ class StoredAllocation:
     `routing.model.AllocationOnBoard`; half the time of `allocation_of`, which unpacks everything.
     """
 
-    __slots__ = ("_flags", "_record", "expires_at_us", "has_members", "id")
+    __slots__ = ("_flags", "_record", "expires_at_us", "has_members", "product", "ref", "usage")
 
-    def __init__(self, allocation_id: AllocationId, record: bytes) -> None:
-        self.id = allocation_id
+    _flags: _Flags
+    expires_at_us: int
+    has_members: bool
+    product: Product
+    usage: Usage
+
+    def __init__(self, ref: AllocationRef, record: bytes) -> None:
+        self.ref = ref
         self._record = record
-        self.expires_at_us: int
         self.expires_at_us, flags = _LIFE.unpack_from(record, _VERSION_BYTES)
-        said: tuple[Product, Usage, bool, bool, bool, bool] = _ALLOCATION_FLAGS[flags]
-        self._flags = said
-        self.has_members = said[5]
+        self._flags = said = _ALLOCATION_FLAGS[flags]
+        self.product, self.usage, _, _, self.has_members, _, _, _ = said
 
     @property
-    def product(self) -> Product:
-        return self._flags[0]
+    def id(self) -> AllocationId:
+        return AllocationId(self._record[_ID_AT : _HEAD.size])
 
     @property
-    def usage(self) -> Usage:
-        return self._flags[1]
+    def is_exclusive(self) -> bool:
+        return self._flags.is_exclusive
 
-    def party(self, side: Side) -> Party:
+    @property
+    def is_locked(self) -> bool:
+        return self._flags.is_locked
+
+    @property
+    def policy(self) -> CallPolicy:
+        policy = self._flags[7]
+        return _policy_with_field(self._record) if policy is None else policy
+
+    def reached(self, side: Side) -> tuple[tuple[E164, ...], tuple[E164, ...]]:
         record = self._record
         if side:
-            numbers, vns, needs_pin, pin_at = record[_B_AT], record[_B_AT + 1], self._flags[3], _B_PIN_AT
-            start = _HEAD.size + (record[_A_AT] + record[_A_AT + 1]) * _NUMBER.size
+            numbers, vns = record[_B_AT], record[_B_AT + 1]
+            start = _HEAD.size + (record[_A_AT] + record[_A_AT + 1]) * 8
         else:
-            numbers, vns, needs_pin, pin_at = record[_A_AT], record[_A_AT + 1], self._flags[2], _A_PIN_AT
+            numbers, vns = record[_A_AT], record[_A_AT + 1]
             start = _HEAD.size
         listed = tuple(map(E164, _NUMBER_LISTS[numbers + vns].unpack_from(record, start)))
-        pin = _pin_of(record[pin_at : pin_at + PIN_DIGITS_MAX])
-        return _new_tuple(Party, (listed[:numbers], listed[numbers:], pin, needs_pin))
+        return listed[:numbers], listed[numbers:]
+
+    def party(self, side: Side) -> Party:
+        return allocation_of(self._record).party(side)
 
     def permits(self, side: Side) -> bool:
-        return side is SIDE_A or self._flags[1] is _TWOWAY_USAGE
+        return side is SIDE_A or self.usage is _TWOWAY_USAGE
 
     def is_live(self, now_us: int) -> bool:
         return now_us < self.expires_at_us
 
 
-def allocation_of(allocation_id: AllocationId, record: bytes) -> Allocation:
-    (_, expires_at_us, flags, a_numbers, a_vns, b_numbers, b_vns, a_pin, b_pin) = _HEAD.unpack_from(record)
+def _policy_with_field(record: bytes) -> CallPolicy:
+    (flags,) = Struct(">H").unpack_from(record, _VERSION_BYTES + 8)
+    counts = record[_A_AT:_ID_AT]
+    start = _HEAD.size + 8 * (counts[0] + counts[1] + counts[3] + counts[4]) + 4 * (counts[2] + counts[5])
+    return CallPolicy(bool(flags & _RECORD), record[start:].decode())
+
+
+def allocation_of(record: bytes) -> Allocation:
+    _, expires_at_us, flags, a_numbers, a_vns, a_pins, b_numbers, b_vns, b_pins, id = _HEAD.unpack_from(
+        record
+    )
     a_end = a_numbers + a_vns
     b_start = a_end + b_numbers
-    numbers = tuple(map(E164, _NUMBER_LISTS[b_start + b_vns].unpack_from(record, _HEAD.size)))
-    product, usage, a_needs_pin, b_needs_pin, common_pin, has_members = _ALLOCATION_FLAGS[flags]
-    a = _new_tuple(Party, (numbers[:a_numbers], numbers[a_numbers:a_end], _pin_of(a_pin), a_needs_pin))
-    b = _new_tuple(Party, (numbers[a_end:b_start], numbers[b_start:], _pin_of(b_pin), b_needs_pin))
-    return _new_tuple(
-        Allocation, (allocation_id, product, usage, expires_at_us, a, b, common_pin, has_members)
+    count = b_start + b_vns
+    numbers = tuple(map(E164, _NUMBER_LISTS[count].unpack_from(record, _HEAD.size)))
+    pins = tuple(map(_pin_of, _PIN_LISTS[a_pins + b_pins].unpack_from(record, _HEAD.size + 8 * count)))
+    said = _ALLOCATION_FLAGS[flags]
+    a_needs_pin, b_needs_pin = said.needs_pin
+    return Allocation(
+        AllocationId(id),
+        said.product,
+        said.usage,
+        expires_at_us,
+        Party(numbers[:a_numbers], numbers[a_numbers:a_end], pins[:a_pins], a_needs_pin),
+        Party(numbers[a_end:b_start], numbers[b_start:], pins[a_pins:], b_needs_pin),
+        said.common_pin,
+        said.has_members,
+        said.is_exclusive,
+        said.is_locked,
+        _policy_with_field(record) if said.policy is None else said.policy,
     )
-
-
-def _pin_bytes(pin: Pin | None) -> bytes:
-    return b"" if pin is None else pin.digits.encode()
-
-
-# Most PINs have four digits, so a few thousand serve all calls; 150 bytes each.
-@lru_cache(maxsize=16_384)
-def _pin_of(field: bytes) -> Pin | None:
-    return Pin(field.rstrip(b"\0").decode()) if field[0] else None

@@ -125,7 +125,9 @@ class Admin:
                     virtual_number.region,
                     virtual_number.type,
                     virtual_number.flow_id,
-                    now_us,
+                    virtual_number.is_reserved,
+                    is_drained=False,
+                    created_at_us=now_us,
                 )
             )
             for virtual_number in new
@@ -222,7 +224,7 @@ def new_virtual_numbers(body: NewVirtualNumbersBody, country: str) -> list[NewVi
         elif number in new:
             faults.append(Fault(Code.BAD, field, f"{field} is in the list already."))
         else:
-            new[number] = NewVirtualNumber(number, item.region, item.type, item.flow_id)
+            new[number] = NewVirtualNumber(number, item.region, item.type, item.flow_id, item.reserved)
     if faults:
         raise Unacceptable(faults)
     return list(new.values())
@@ -258,5 +260,7 @@ def _virtual_number_shown(virtual_number: VirtualNumber) -> dict[str, Any]:
         "region": virtual_number.region,
         "type": virtual_number.type,
         "flow_id": virtual_number.flow_id,
+        "reserved": virtual_number.is_reserved,
+        "drained": virtual_number.is_drained,
         "created_at": iso_text(virtual_number.created_at_us),
     }

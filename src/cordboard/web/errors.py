@@ -31,6 +31,7 @@ from cordboard.web.envelope import envelope, response
 STATUS_OF: Final[Mapping[Code, int]] = {
     Code.INTERNAL: 500,
     Code.NOT_FOUND: 404,
+    Code.UNSUPPORTED_FILTER: 400,
     Code.MISSING: 400,
     Code.NOTHING_FREE: 452,
     Code.BAD: 400,
@@ -39,11 +40,14 @@ STATUS_OF: Final[Mapping[Code, int]] = {
     Code.VERSION: 400,
     Code.ALL_DUPLICATES: 409,
     Code.BOTH_SIDES: 409,
+    Code.REGION: 403,
     Code.BAD_NUMBER: 400,
     Code.TOO_MANY: 413,
     Code.CLIENT_ID_TAKEN: 409,
     Code.PIN_OR_NUMBER_TAKEN: 409,
     Code.DELETED: 410,
+    Code.DATE_RANGE: 400,
+    Code.FLOW: 422,
 }
 
 # What a client may try again at once, and no sooner.
@@ -89,10 +93,10 @@ def problem_of(error: Exception) -> Problem:
             return problem
         case Unacceptable(fault=fault):
             return Problem(fault.code, fault.message)
-        case NotFound():
-            return Problem(Code.NOT_FOUND, "greenpin_id: this tenant has no such allocation.")
-        case AlreadyReleased():
-            return Problem(Code.DELETED, "greenpin_id: the allocation is already deleted.")
+        case NotFound(product=product):
+            return Problem(Code.NOT_FOUND, f"{product.value}_id: this tenant has no such allocation.")
+        case AlreadyReleased(product=product):
+            return Problem(Code.DELETED, f"{product.value}_id: the allocation is already deleted.")
         case KeyTaken():
             message = "Idempotency-Key: it was used for another body."
             return Problem(Code.CLIENT_ID_TAKEN, message)

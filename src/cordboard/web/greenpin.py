@@ -8,13 +8,14 @@ from uuid import UUID
 
 from aiohttp import web
 
-from cordboard.routing.allocate import Code, Fault, Standing, Unacceptable, side_key
-from cordboard.routing.model import NEVER_US, Party, State
-from cordboard.storage.allocations import NotFound
+from cordboard.routing.allocate import Code, Fault, Generation, Standing, Unacceptable, side_key
+from cordboard.routing.model import NEVER_US, Party, Product, State
+from cordboard.storage.allocations import AllocationName, NotFound
 from cordboard.storage.database import DatabaseAway
 from cordboard.switchboard.allocating import Changed, IdempotencyKey, Repeated
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
+from cordboard.switchboard.wishes import GreenPinRevision, GreenPinWish
 from cordboard.web.account_time import iso_text, plain_text
 from cordboard.web.bodies import BULK_BYTES_MAX, JSON_BYTES_MAX, parse_object, read_bytes, read_object
 from cordboard.web.envelope import Answer, RawAnswer, propagation
@@ -51,7 +52,10 @@ class GreenPins:
             return exchange.envelope(Answer(self._data(standing, exchange.tenant)))
 
         outcome = await self._allocating.create(
-            exchange.tenant, client_id, draft, _idempotency_key(exchange.request, body), answer_of
+            exchange.tenant,
+            GreenPinWish(client_id, draft),
+            idempotency_key(exchange.request, body),
+            answer_of,
         )
         match outcome:
             case Repeated(answer):
@@ -60,21 +64,21 @@ class GreenPins:
                 return RawAnswer(answer_of(standing), propagation(is_propagated))
 
     async def _show(self, exchange: Exchange) -> Answer:
-        standing = await self._allocating.find(exchange.tenant, _id_of_path(exchange))
+        standing = await self._allocating.find(exchange.tenant, _name_of_path(exchange))
         return Answer(self._data(standing, exchange.tenant))
 
     async def _update(self, exchange: Exchange) -> Answer:
-        allocation_id = _id_of_path(exchange)
+        name = _name_of_path(exchange)
         draft = parse_update(await read_object(exchange.request))
-        changed = await self._allocating.update(exchange.tenant, allocation_id, draft)
+        changed = await self._allocating.update(exchange.tenant, name, GreenPinRevision(draft))
         return self._answer(changed, exchange.tenant)
 
     async def _release(self, exchange: Exchange) -> Answer:
-        changed = await self._allocating.release(exchange.tenant, _id_of_path(exchange))
+        changed = await self._allocating.release(exchange.tenant, _name_of_path(exchange))
         return self._answer(changed, exchange.tenant)
 
     async def _members(self, exchange: Exchange) -> Answer:
-        members = await self._allocating.members(exchange.tenant, _id_of_path(exchange))
+        members = await self._allocating.members(exchange.tenant, _name_of_path(exchange))
         zone = exchange.tenant.settings.timezone
         return Answer(
             {
@@ -129,7 +133,7 @@ class GreenPins:
             raise Refused(Code.MISSING, "greenpin_id must be given.")
         if not isinstance(given, str):
             raise Refused(Code.BAD, "greenpin_id must be text.")
-        return await self._allocating.update(tenant, _known_form(given), parse_update(item))
+        return await self._allocating.update(tenant, _named(given), GreenPinRevision(parse_update(item)))
 
     # ── answers ──────────────────────────────────────────────────────────────
 
@@ -139,8 +143,7 @@ class GreenPins:
     def _data(self, standing: Standing, tenant: TenantView) -> dict[str, Any]:
         """The keys of the page, in its order."""
         allocation = standing.allocation
-        # Past its end it is vaulted for everybody; nothing waits for the sweep.
-        is_active = standing.state is State.ACTIVE and allocation.is_live(self._switchboard.clock.now_us())
+        is_active = standing.is_active(self._switchboard.clock.now_us())
         end_us = allocation.expires_at_us
         return {
             "transaction_id": standing.client_id,
@@ -194,19 +197,19 @@ def _bulk_items(body: dict[str, Any], items_max: int) -> list[object]:
     return items
 
 
-def _id_of_path(exchange: Exchange) -> UUID:
+def _name_of_path(exchange: Exchange) -> AllocationName:
     """Raises NotFound."""
-    return _known_form(exchange.request.match_info["greenpin_id"])
+    return _named(exchange.request.match_info["greenpin_id"])
 
 
-def _known_form(greenpin_id: str) -> UUID:
+def _named(greenpin_id: str) -> AllocationName:
     id = parse_id(greenpin_id)
     if id is None:
-        raise NotFound
-    return id
+        raise NotFound(Product.GREENPIN)
+    return AllocationName(id, Product.GREENPIN, Generation.FIRST)
 
 
-def _idempotency_key(request: web.Request, body: bytes) -> IdempotencyKey | None:
+def idempotency_key(request: web.Request, body: bytes) -> IdempotencyKey | None:
     """Raises Refused (400/5)."""
     key = request.headers.get(IDEMPOTENCY_KEY)
     if key is None:

@@ -182,6 +182,7 @@ def _draft(body: GreenPinBody, faults: tuple[Fault, ...]) -> Draft:
         b=_party_draft(body.b),
         usage=None if body.usage is None else Usage(body.usage),
         duration_s=None if policy is None else policy.duration,
+        tags=(body.aparty_tag, body.bparty_tag),
         faults=faults,
     )
 
@@ -206,6 +207,8 @@ class NewVirtualNumberBody(_Strict):
     region: Region | None = None
     type: Literal["mobile", "landline"] | None = None
     flow_id: FlowId | None = None
+    # Given by name only.
+    reserved: bool = False
 
 
 class NewVirtualNumbersBody(_Strict):

@@ -91,8 +91,8 @@ def _greenpin_deallocation(facts: DeallocatedFacts) -> dict[str, Any]:
         "bparty_numbers": _pluses(facts.b.numbers),
         "aparty_vns": _pluses(facts.a.virtual_numbers),
         "bparty_vns": _pluses(facts.b.virtual_numbers),
-        "aparty_pins": _pins(facts.a.pin),
-        "bparty_pins": _pins(facts.b.pin),
+        "aparty_pins": _pins(facts.a.pins),
+        "bparty_pins": _pins(facts.b.pins),
         "usage": facts.usage.value,
         "greenpin_id": _id_text(facts.allocation_id),
         "state": "vault",
@@ -132,8 +132,8 @@ def _pluses(numbers: Iterable[E164]) -> list[str]:
     return [number.plus for number in numbers]
 
 
-def _pins(pin: Pin | None) -> list[str]:
-    return [] if pin is None else [pin.digits]
+def _pins(pins: Iterable[Pin]) -> list[str]:
+    return [pin.digits for pin in pins]
 
 
 def _time(instant_us: int, account_timezone: str) -> str:

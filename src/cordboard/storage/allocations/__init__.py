@@ -13,9 +13,19 @@ from cordboard.storage.allocations.making import (
     clear_cell,
     cooling_pins,
     kept_answer,
+    last_virtual_number_of_pair,
     make,
+    resting_virtual_numbers,
 )
-from cordboard.storage.allocations.reading import Found, Member, find, has_client_id, lock_many, members
+from cordboard.storage.allocations.reading import (
+    AllocationName,
+    Found,
+    Member,
+    find,
+    has_client_id,
+    lock_many,
+    members,
+)
 from cordboard.storage.allocations.releasing import (
     Released,
     ReleasedBefore,
@@ -26,8 +36,9 @@ from cordboard.storage.allocations.releasing import (
     release,
     release_changes,
     release_ended,
+    tells_release,
 )
-from cordboard.storage.allocations.rows import ClientIdTaken, NumberTaken, PinTaken, Taken
+from cordboard.storage.allocations.rows import ClientIdTaken, NumberTaken, PinTaken, Taken, VirtualNumberBusy
 from cordboard.storage.allocations.updating import (
     AlreadyReleased,
     Conflict,
@@ -37,6 +48,7 @@ from cordboard.storage.allocations.updating import (
 )
 
 __all__ = [
+    "AllocationName",
     "AlreadyReleased",
     "AnsweredBefore",
     "ClientIdTaken",
@@ -59,6 +71,7 @@ __all__ = [
     "Taken",
     "TryAgain",
     "Unknown",
+    "VirtualNumberBusy",
     "cells_to_clear",
     "clear_cell",
     "cooling_pins",
@@ -67,6 +80,7 @@ __all__ = [
     "has_client_id",
     "join",
     "kept_answer",
+    "last_virtual_number_of_pair",
     "lock_for_update",
     "lock_many",
     "make",
@@ -74,5 +88,7 @@ __all__ = [
     "release",
     "release_changes",
     "release_ended",
+    "resting_virtual_numbers",
+    "tells_release",
     "update",
 ]

@@ -59,7 +59,7 @@ async def join(
             if (here := found.get(UUID(bytes=join.allocation_id))) is not None
             and here.standing.state is State.ACTIVE
             and here.standing.allocation.is_live(now_us)
-            and here.standing.allocation.party(join.side).pin == join.pin
+            and join.pin in here.standing.allocation.party(join.side).pins
             and join.number not in here.standing.allocation.a.numbers
             and join.number not in here.standing.allocation.b.numbers
         }

@@ -15,7 +15,7 @@ from cordboard.routing.changes import (
     AllocationStands,
     Change,
 )
-from cordboard.routing.model import Allocation, Side
+from cordboard.routing.model import Allocation, Product, Side
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage import feed
 from cordboard.storage.allocations.releasing import release_ended_blockers
@@ -24,14 +24,18 @@ from cordboard.storage.allocations.rows import (
     NumberTaken,
     PinTaken,
     Taken,
+    VirtualNumberBusy,
     add_routes,
-    array_text,
+    add_uses,
     claim_pins,
     claims,
     columns_of,
+    cooling_routes,
     delete_routes,
+    delete_uses,
     listed_routes,
-    pin_text,
+    pin_texts,
+    uses,
 )
 from cordboard.storage.database import Connection
 from cordboard.storage.feed import Position
@@ -157,27 +161,10 @@ async def _insert_rows(
     lost: dict[UUID, MakeResult],
     now_us: int,
 ) -> None:
-    standings = [item.standing for item in items]
-    allocations = [standing.allocation for standing in standings]
     rows = await connection.fetch(
         _SQL["insert_allocations"],
         cell,
-        [item.id for item in items],
-        [standing.tenant_id for standing in standings],
-        [allocation.product.value for allocation in allocations],
-        [standing.client_id for standing in standings],
-        [allocation.usage.value for allocation in allocations],
-        # An array of arrays of different lengths does not travel; its text does.
-        [array_text(allocation.a.virtual_numbers) for allocation in allocations],
-        [array_text(allocation.b.virtual_numbers) for allocation in allocations],
-        [pin_text(allocation.a.pin) for allocation in allocations],
-        [pin_text(allocation.b.pin) for allocation in allocations],
-        [allocation.a.listed_need_pin for allocation in allocations],
-        [allocation.b.listed_need_pin for allocation in allocations],
-        [allocation.common_pin for allocation in allocations],
-        [standing.cool_off_s for standing in standings],
-        [to_datetime(standing.created_at_us) for standing in standings],
-        [to_datetime_or_none(allocation.expires_at_us) for allocation in allocations],
+        [_row_json(item.standing) for item in items],
     )
     inserted = {row["id"] for row in rows}
     lost.update((item.id, ClientIdTaken()) for item in items if item.id not in inserted)
@@ -187,9 +174,50 @@ async def _insert_rows(
         connection, cell, [route for item in items for route in listed_routes(item.standing.allocation)]
     ):
         lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
+    picked = [
+        route
+        for item in items
+        if item.standing.allocation.product is Product.GREENVN
+        for route in listed_routes(item.standing.allocation)
+    ]
+    for route in await cooling_routes(connection, cell, picked, now_us):
+        lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
+    standing_on = [use for item in items if item.id not in lost for use in uses(item.standing.allocation)]
+    for use in await add_uses(connection, cell, standing_on, now_us):
+        lost.setdefault(use.allocation_id, VirtualNumberBusy(use.virtual_number))
     wanted = [claim for item in items if item.id not in lost for claim in claims(item.standing.allocation)]
     for claim in await claim_pins(connection, cell, wanted, now_us):
         lost.setdefault(claim.allocation_id, PinTaken(claim.virtual_number, claim.pin))
+
+
+def _row_json(standing: Standing) -> dict[str, object]:
+    allocation = standing.allocation
+    a, b = allocation.a, allocation.b
+    return {
+        "id": allocation.id.hex(),
+        "tenant_id": standing.tenant_id,
+        "product": allocation.product.value,
+        "client_id": standing.client_id,
+        "generation": standing.generation,
+        "usage": allocation.usage.value,
+        "a_virtual_numbers": a.virtual_numbers,
+        "b_virtual_numbers": b.virtual_numbers,
+        "a_pins": pin_texts(a.pins),
+        "b_pins": pin_texts(b.pins),
+        "a_listed_need_pin": a.listed_need_pin,
+        "b_listed_need_pin": b.listed_need_pin,
+        "common_pin": allocation.common_pin,
+        "cool_off_s": standing.cool_off_s,
+        "is_exclusive": allocation.is_exclusive,
+        "pin_attempts_max": standing.pin_attempts_max,
+        "record": allocation.policy.record,
+        "custom_field": allocation.policy.custom_field,
+        "flow_id": standing.flow_id,
+        "a_tag": standing.tags[0],
+        "b_tag": standing.tags[1],
+        "created_at": to_datetime(standing.created_at_us),
+        "expires_at": to_datetime_or_none(allocation.expires_at_us),
+    }
 
 
 async def insert_listed(connection: Connection, cell: int, allocations: Sequence[Allocation]) -> None:
@@ -206,6 +234,7 @@ async def _take_back(connection: Connection, cell: int, ids: Sequence[UUID]) -> 
     """Undo what losers put in, so that they leave no trace in this transaction."""
     await connection.execute(_SQL["forget_answers"], cell, ids)
     await delete_routes(connection, cell, ids)
+    await delete_uses(connection, cell, ids, None)
     await connection.execute(_SQL["delete_pins"], cell, ids)
     await connection.execute(_SQL["delete_parties"], cell, ids)
     await connection.execute(_SQL["delete_allocations"], cell, ids)
@@ -222,8 +251,9 @@ async def _release_ended_blockers(
     standings = [item.standing for item in losers]
     routes = [route for standing in standings for route in listed_routes(standing.allocation)]
     wanted = [claim for standing in standings for claim in claims(standing.allocation)]
+    standing_on = [use for standing in standings for use in uses(standing.allocation)]
     is_ended, changes = await release_ended_blockers(
-        connection, cell, now_us, standings, routes, wanted, may_wait=False
+        connection, cell, now_us, standings, routes, wanted, standing_on, may_wait=False
     )
     lost_to_neighbours = [item for item in losers if len(losers) > 1 and not item.is_second_try]
     for item in losers if is_ended else lost_to_neighbours:
@@ -261,3 +291,30 @@ async def cells_to_clear(connection: Connection, now_us: int) -> list[int]:
 async def clear_cell(connection: Connection, cell: int, now_us: int) -> None:
     await connection.execute(_SQL["forget_old_answers"], cell, to_datetime(now_us - ANSWER_KEPT_US))
     await connection.execute(_SQL["delete_cooled_pins"], cell, to_datetime(now_us))
+    await connection.execute(_SQL["delete_cooled_numbers"], cell, to_datetime(now_us))
+
+
+async def resting_virtual_numbers(
+    connection: Connection, cell: int, tenant_id: str, allocation: Allocation, now_us: int
+) -> frozenset[E164]:
+    """Where a listed number or a PIN of this allocation still cools for another; the board does not know."""
+    rows = await connection.fetch(
+        _SQL["resting_virtual_numbers"],
+        cell,
+        [*allocation.a.numbers, *allocation.b.numbers],
+        [pin.digits for pin in (*allocation.a.pins, *allocation.b.pins)],
+        to_datetime(now_us),
+        UUID(bytes=allocation.id),
+        tenant_id,
+    )
+    return frozenset(E164(row["virtual_number"]) for row in rows)
+
+
+async def last_virtual_number_of_pair(
+    connection: Connection, cell: int, tenant_id: str, one: Sequence[E164], other: Sequence[E164]
+) -> E164 | None:
+    """The VN of the latest GreenVN allocation of the tenant in which one of these faced one of those."""
+    number = await connection.fetchval(
+        _SQL["last_virtual_number_of_pair"], cell, tenant_id, list(one), list(other)
+    )
+    return None if number is None else E164(number)

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
-from cordboard.clock import to_datetime, to_instant_us
-from cordboard.routing.allocate import Standing
+from cordboard.clock import to_datetime, to_instant_us, to_instant_us_or_none
+from cordboard.routing.allocate import Generation, ReleaseCause, Standing
 from cordboard.routing.model import Product, Side, State
 from cordboard.routing.numbers import E164
 from cordboard.storage import feed
@@ -19,6 +19,17 @@ from cordboard.storage.database import Connection
 from cordboard.storage.queries import load
 
 _SQL: Final = load("allocations")
+
+
+class AllocationName(NamedTuple):
+    """An allocation as a client names it: the product in the path, the generation in the form of the id."""
+
+    id: UUID
+    product: Product
+    generation: Generation
+
+    def is_of(self, standing: Standing) -> bool:
+        return standing.allocation.product is self.product and standing.generation is self.generation
 
 
 class Found(NamedTuple):
@@ -65,6 +76,14 @@ def _standing(row: asyncpg.Record) -> Standing:
         version=row["version"],
         cool_off_s=row["cool_off_s"],
         created_at_us=to_instant_us(row["created_at"]),
+        generation=Generation(row["generation"]),
+        flow_id=row["flow_id"],
+        tags=(row["a_tag"], row["b_tag"]),
+        pin_attempts_max=row["pin_attempts_max"],
+        pin_failures=row["pin_failures"],
+        updated_at_us=to_instant_us_or_none(row["updated_at"]),
+        released_at_us=to_instant_us_or_none(row["released_at"]),
+        release_cause=None if row["release_cause"] is None else ReleaseCause(row["release_cause"]),
     )
 
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from cordboard.clock import to_datetime
-from cordboard.routing.allocate import Standing
+from cordboard.routing.allocate import ReleaseCause, Standing
 from cordboard.routing.changes import (
     AllocationReleased,
     Change,
 )
-from cordboard.routing.model import State
+from cordboard.routing.model import Product, State
 from cordboard.storage import feed
-from cordboard.storage.allocations.reading import find
-from cordboard.storage.allocations.rows import Claim, Route, add_routes, claim_pins, delete_routes
+from cordboard.storage.allocations.reading import AllocationName, find
+from cordboard.storage.allocations.rows import (
+    Claim,
+    Route,
+    Use,
+    add_routes,
+    add_uses,
+    claim_pins,
+    delete_routes,
+    delete_uses,
+)
 from cordboard.storage.database import Connection
 from cordboard.storage.events import NewEvent, add_events
 from cordboard.storage.facts import DeallocatedFacts
@@ -29,7 +38,11 @@ _SQL: Final = load("allocations")
 @dataclass(frozen=True, slots=True)
 class ReleaseRequest:
     tenant_id: str
-    allocation_id: UUID
+    name: AllocationName
+
+    @property
+    def allocation_id(self) -> UUID:
+        return self.name.id
 
 
 class Released(NamedTuple):
@@ -60,6 +73,7 @@ async def release(
         for request in requests
         if request.allocation_id in found
         and found[request.allocation_id].standing.tenant_id == request.tenant_id
+        and request.name.is_of(found[request.allocation_id].standing)
     }
     active = {id for id in theirs if found[id].standing.state is State.ACTIVE}
     ended = {id for id in active if not found[id].standing.allocation.is_live(now_us)}
@@ -70,13 +84,13 @@ async def release(
     told: set[UUID] = set()
     for request in requests:
         id = request.allocation_id
-        if id not in theirs:
+        if id not in theirs or not request.name.is_of(found[id].standing):
             results.append(Unknown())
         elif id in active - ended and id not in told:
             assert position is not None
             told.add(id)
             standing = found[id].standing
-            results.append(Released(_vaulted(standing), position))
+            results.append(Released(_vaulted(standing, now_us), position))
         else:
             results.append(ReleasedBefore())
     return results
@@ -112,10 +126,11 @@ async def release_ended_blockers(
     standings: Sequence[Standing] = (),
     routes: Sequence[Route] = (),
     claims: Sequence[Claim] = (),
+    uses: Sequence[Use] = (),
     *,
     may_wait: bool,
 ) -> tuple[bool, list[Change]]:
-    """Release allocations past their end that still hold one of these client ids, routes or PINs.
+    """Release allocations past their end that still hold one of these client ids, routes, PINs or VNs.
 
     Returns whether there are such, and what the feed should tell. Those that somebody else is releasing
     at this moment are waited for if the caller may wait: one who holds what they want must not.
@@ -131,6 +146,8 @@ async def release_ended_blockers(
         [route.number for route in routes],
         [claim.virtual_number for claim in claims],
         [claim.pin.digits for claim in claims],
+        [use.virtual_number for use in uses],
+        [use.is_exclusive for use in uses],
     )
     ids = [row["id"] for row in rows]
     if ids and not may_wait:
@@ -162,6 +179,17 @@ async def take_pins(
     return (await claim_pins(connection, cell, refused, now_us) if is_ended else refused), changes
 
 
+async def take_uses(
+    connection: Connection, cell: int, uses: Sequence[Use], now_us: int
+) -> tuple[list[Use], list[Change]]:
+    """Stand on VNs, for which ended allocations make way; (those refused, what the feed should tell)."""
+    refused = await add_uses(connection, cell, uses, now_us)
+    if not refused:
+        return [], []
+    is_ended, changes = await release_ended_blockers(connection, cell, now_us, uses=refused, may_wait=True)
+    return (await add_uses(connection, cell, refused, now_us) if is_ended else refused), changes
+
+
 async def _release(
     connection: Connection, cell: int, ids: Sequence[UUID], now_us: int, *, ended_only: bool
 ) -> list[Change]:
@@ -175,13 +203,21 @@ async def _release(
     if not ids:
         return []
     found = await find(connection, cell, ids)
-    cause = "expired" if ended_only else "requested"
-    await connection.execute(_SQL["release"], cell, ids, cause, to_datetime(now_us))
+    cause = ReleaseCause.EXPIRED if ended_only else ReleaseCause.REQUESTED
+    await connection.execute(_SQL["release"], cell, ids, cause.value, to_datetime(now_us))
+    await connection.execute(_SQL["cool_numbers"], cell, ids, to_datetime(now_us))
     await delete_routes(connection, cell, ids)
+    await delete_uses(connection, cell, ids, now_us)
     await connection.execute(_SQL["lock_pins"], cell, ids)
     await connection.execute(_SQL["cool_pins"], cell, ids)
     await connection.execute(_SQL["delete_pins"], cell, ids)
-    await add_events(connection, cell, [_deallocated(found[id].standing) for id in ids], now_us)
+    events = [
+        _deallocated(standing)
+        for id in ids
+        if tells_release((standing := found[id].standing).allocation.product, cause)
+    ]
+    if events:
+        await add_events(connection, cell, events, now_us)
     return [
         AllocationReleased(
             found[id].tenant_no, found[id].standing.version + 1, found[id].standing.allocation.id
@@ -190,15 +226,18 @@ async def _release(
     ]
 
 
-def _vaulted(standing: Standing) -> Standing:
-    return Standing(
-        tenant_id=standing.tenant_id,
-        client_id=standing.client_id,
-        allocation=standing.allocation,
+def tells_release(product: Product, cause: ReleaseCause) -> bool:
+    """Whether a release is told of (exotel.md 8.10): of a GreenVN only one by its policy."""
+    return product is Product.GREENPIN or cause is ReleaseCause.EXPIRED
+
+
+def _vaulted(standing: Standing, now_us: int) -> Standing:
+    return replace(
+        standing,
         state=State.VAULT,
         version=standing.version + 1,
-        cool_off_s=standing.cool_off_s,
-        created_at_us=standing.created_at_us,
+        released_at_us=now_us,
+        release_cause=ReleaseCause.REQUESTED,
     )
 
 

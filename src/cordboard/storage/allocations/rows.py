@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from cordboard.clock import to_datetime
 from cordboard.routing.allocate import side_key
 from cordboard.routing.model import Allocation, Party, Side
@@ -26,6 +28,12 @@ class Route(NamedTuple):
     allocation_id: UUID
     side: Side
     needs_pin: bool
+
+
+class Use(NamedTuple):
+    virtual_number: E164
+    allocation_id: UUID
+    is_exclusive: bool
 
 
 class Claim(NamedTuple):
@@ -53,7 +61,82 @@ class PinTaken(NamedTuple):
     pin: Pin
 
 
-Taken = ClientIdTaken | NumberTaken | PinTaken
+class VirtualNumberBusy(NamedTuple):
+    """The VN bears an allocation that wants it alone, or is wanted alone and bears others, or still cools."""
+
+    virtual_number: E164
+
+
+Taken = ClientIdTaken | NumberTaken | PinTaken | VirtualNumberBusy
+
+
+async def add_uses(connection: Connection, cell: int, uses: Sequence[Use], now_us: int) -> list[Use]:
+    """Stand allocations on VNs; returns those uses for which the VN has no room."""
+    if not uses:
+        return []
+    alone = sorted(use for use in uses if use.is_exclusive)
+    if alone:
+        # Of two of one batch the first stands.
+        first = {use.virtual_number: use for use in reversed(alone)}
+        await connection.execute(_SQL["lock_virtual_numbers"], cell, sorted(first))
+        await connection.execute(
+            _SQL["claim_exclusive"],
+            cell,
+            list(first),
+            [use.allocation_id for use in first.values()],
+            to_datetime(now_us),
+        )
+    rows = await connection.fetch(_SQL["insert_uses"], cell, *columns_of(uses, 3), to_datetime(now_us))
+    standing = {(row["virtual_number"], row["allocation_id"]) for row in rows}
+    return [use for use in uses if (use.virtual_number, use.allocation_id) not in standing]
+
+
+async def delete_uses(
+    connection: Connection, cell: int, ids: Sequence[UUID], released_at_us: int | None
+) -> None:
+    """Without a time nothing cools: nobody was told that it stood there."""
+    gone = await connection.fetch(_SQL["delete_uses"], cell, ids)
+    await _end_exclusive(connection, cell, gone, released_at_us)
+
+
+async def delete_some_uses(
+    connection: Connection, cell: int, id: UUID, virtual_numbers: Sequence[E164], now_us: int
+) -> None:
+    gone = await connection.fetch(_SQL["delete_some_uses"], cell, id, virtual_numbers)
+    await _end_exclusive(connection, cell, gone, now_us)
+
+
+async def _end_exclusive(
+    connection: Connection, cell: int, gone: Sequence[asyncpg.Record], released_at_us: int | None
+) -> None:
+    alone = [(row["virtual_number"], row["allocation_id"]) for row in gone if row["is_exclusive"]]
+    if alone:
+        cooling_from = None if released_at_us is None else to_datetime(released_at_us)
+        await connection.execute(_SQL["end_exclusive"], cell, *columns_of(sorted(alone), 2), cooling_from)
+
+
+def uses(allocation: Allocation) -> list[Use]:
+    virtual_numbers = dict.fromkeys((*allocation.a.virtual_numbers, *allocation.b.virtual_numbers))
+    id = UUID(bytes=allocation.id)
+    return [Use(number, id, allocation.is_exclusive) for number in virtual_numbers]
+
+
+async def cooling_routes(
+    connection: Connection, cell: int, routes: Sequence[Route], now_us: int
+) -> list[Route]:
+    """Those of these routes whose number still cools on the VN, for another allocation."""
+    if not routes:
+        return []
+    rows = await connection.fetch(
+        _SQL["cooling_numbers"],
+        cell,
+        [route.virtual_number for route in routes],
+        [route.number for route in routes],
+        [route.allocation_id for route in routes],
+        to_datetime(now_us),
+    )
+    cooling = {(row["virtual_number"], row["number"], row["allocation_id"]) for row in rows}
+    return [route for route in routes if (route.virtual_number, route.number, route.allocation_id) in cooling]
 
 
 async def add_routes(connection: Connection, cell: int, routes: Sequence[Route]) -> list[Route]:
@@ -156,12 +239,8 @@ def side_of(key: str) -> Side:
     return Side[key.upper()]
 
 
-def pin_text(pin: Pin | None) -> str | None:
-    return None if pin is None else pin.digits
-
-
-def array_text(numbers: Sequence[E164]) -> str:
-    return "{" + ",".join(number.plus[1:] for number in numbers) + "}"
+def pin_texts(pins: Iterable[Pin]) -> list[str]:
+    return [pin.digits for pin in pins]
 
 
 def columns_of(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:

@@ -14,25 +14,29 @@ from cordboard.routing.changes import (
     Change,
     MemberLeft,
 )
-from cordboard.routing.model import Allocation, Side, State
+from cordboard.routing.model import Allocation, Product, Side, State
 from cordboard.routing.numbers import E164
 from cordboard.storage import feed
 from cordboard.storage.allocations.joining import MemberRoutes, member_stands
 from cordboard.storage.allocations.making import PoolChanged
-from cordboard.storage.allocations.reading import Found, find
-from cordboard.storage.allocations.releasing import take_pins, take_routes
+from cordboard.storage.allocations.reading import AllocationName, Found, find
+from cordboard.storage.allocations.releasing import take_pins, take_routes, take_uses
 from cordboard.storage.allocations.rows import (
     NumberTaken,
     PinTaken,
     Route,
     Taken,
+    VirtualNumberBusy,
     claims,
     columns_of,
+    cooling_routes,
+    delete_some_uses,
     drop_idle_lines,
     drop_routes,
     listed_routes,
-    pin_text,
+    pin_texts,
     side_of,
+    uses,
 )
 from cordboard.storage.database import Connection
 from cordboard.storage.feed import Position
@@ -42,11 +46,19 @@ _SQL: Final = load("allocations")
 
 
 class NotFound(Exception):
-    """No allocation of this tenant has that id."""
+    """No allocation of this tenant and product has that id."""
+
+    def __init__(self, product: Product) -> None:
+        super().__init__(product.value)
+        self.product = product
 
 
 class AlreadyReleased(Exception):
     """It is vaulted, or past its end."""
+
+    def __init__(self, product: Product) -> None:
+        super().__init__(product.value)
+        self.product = product
 
 
 class Conflict(Exception):
@@ -60,15 +72,17 @@ class Conflict(Exception):
 
 
 async def lock_for_update(
-    connection: Connection, cell: int, tenant_id: str, allocation_id: UUID, now_us: int
+    connection: Connection, cell: int, tenant_id: str, name: AllocationName, now_us: int
 ) -> Found:
     """The allocation, locked until the transaction ends. Raises NotFound, AlreadyReleased."""
-    row = await connection.fetchrow(_SQL["lock_one"], cell, tenant_id, allocation_id)
+    row = await connection.fetchrow(_SQL["lock_one"], cell, tenant_id, name.id)
     if row is None:
-        raise NotFound
-    found = (await find(connection, cell, [allocation_id]))[allocation_id]
+        raise NotFound(name.product)
+    found = (await find(connection, cell, [name.id]))[name.id]
+    if not name.is_of(found.standing):
+        raise NotFound(name.product)
     if row["state"] != State.ACTIVE.value or not found.standing.allocation.is_live(now_us):
-        raise AlreadyReleased
+        raise AlreadyReleased(name.product)
     return found
 
 
@@ -87,7 +101,7 @@ async def _update(connection: Connection, cell: int, was: Found, becomes: Standi
     leaving = {
         number
         for number, member in joined.items()
-        if before.party(member.side).pin != after.party(member.side).pin
+        if set(before.party(member.side).pins) != set(after.party(member.side).pins)
         or number in after.a.numbers
         or number in after.b.numbers
     }
@@ -112,11 +126,18 @@ async def _update(connection: Connection, cell: int, was: Found, becomes: Standi
         *(had - member_routes.get(number, set()) for number, had in had_routes.items())
     )
     await drop_routes(connection, cell, gone)
+    if was.standing.cool_off_s:
+        await _cool_numbers(connection, cell, gone, now_us + was.standing.cool_off_s * SECOND_US)
     # Before the new routes: a number that changes sides may need its PIN on one of them only.
     await drop_idle_lines(connection, cell, [(route.virtual_number, route.number) for route in gone])
     unlisted = (set(before.a.numbers) | set(before.b.numbers)) | leaving
     await _replace_parties(connection, cell, before, after, unlisted)
-    refused, changes = await take_routes(connection, cell, sorted(wanted - standing_routes), now_us)
+    changes = await _swap_uses(connection, cell, was.standing, becomes, now_us)
+    new_routes = sorted(wanted - standing_routes)
+    refused, released = await take_routes(connection, cell, new_routes, now_us)
+    changes += released
+    if after.product is Product.GREENVN:
+        refused += await cooling_routes(connection, cell, new_routes, now_us)
     for route in refused:
         raise Conflict(NumberTaken(route.virtual_number, route.number), before, after)
     changes += await _swap_pins(connection, cell, was.standing, becomes, now_us)
@@ -144,9 +165,14 @@ async def _update(connection: Connection, cell: int, was: Found, becomes: Standi
         becomes.version,
         after.a.virtual_numbers,
         after.b.virtual_numbers,
-        pin_text(after.a.pin),
-        pin_text(after.b.pin),
+        pin_texts(after.a.pins),
+        pin_texts(after.b.pins),
         to_datetime_or_none(after.expires_at_us),
+        becomes.pin_attempts_max,
+        becomes.pin_failures,
+        after.policy.record,
+        after.policy.custom_field,
+        to_datetime(now_us),
     )
     return await feed.append(connection, cell, changes, now_us)
 
@@ -185,6 +211,25 @@ async def _replace_parties(
         if was.get(number) != (side, position)
     ]
     await connection.execute(_SQL["place_listed"], cell, *columns_of(new, 4))
+
+
+async def _cool_numbers(connection: Connection, cell: int, gone: set[Route], until_us: int) -> None:
+    rows = sorted((route.virtual_number, route.number, route.allocation_id) for route in gone)
+    if rows:
+        await connection.execute(_SQL["cool_some_numbers"], cell, *columns_of(rows, 3), to_datetime(until_us))
+
+
+async def _swap_uses(
+    connection: Connection, cell: int, was: Standing, becomes: Standing, now_us: int
+) -> list[Change]:
+    """Returns what the feed should tell of ended allocations that gave way."""
+    before, after = set(uses(was.allocation)), set(uses(becomes.allocation))
+    refused, changes = await take_uses(connection, cell, sorted(after - before), now_us)
+    for use in refused:
+        raise Conflict(VirtualNumberBusy(use.virtual_number), was.allocation, becomes.allocation)
+    if gone := [use.virtual_number for use in before - after]:
+        await delete_some_uses(connection, cell, UUID(bytes=was.allocation.id), gone, now_us)
+    return changes
 
 
 async def _swap_pins(
