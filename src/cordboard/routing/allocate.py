@@ -37,6 +37,7 @@ class Code(IntEnum):
     VERSION = 9
     ALL_DUPLICATES = 13
     BOTH_SIDES = 14
+    REGION = 15
     BAD_NUMBER = 16
     TOO_MANY = 17
     CLIENT_ID_TAKEN = 18
@@ -45,7 +46,7 @@ class Code(IntEnum):
 
 
 # Where one body breaks several rules, the first of these is answered (routing.md, Promises 3).
-PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 13, 14, 18, 19, 4)))
+PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 15, 13, 14, 18, 19, 4)))
 
 
 @dataclass(frozen=True, slots=True)

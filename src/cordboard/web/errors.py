@@ -39,6 +39,7 @@ STATUS_OF: Final[Mapping[Code, int]] = {
     Code.VERSION: 400,
     Code.ALL_DUPLICATES: 409,
     Code.BOTH_SIDES: 409,
+    Code.REGION: 403,
     Code.BAD_NUMBER: 400,
     Code.TOO_MANY: 413,
     Code.CLIENT_ID_TAKEN: 409,
