@@ -146,7 +146,7 @@ async def test_an_engine_does_not_start_with_a_bad_postal_table(
         path.write_text(text)
     ran = await run(data_dir, "serve", "--port", "0", CORDBOARD_POSTAL_REGIONS=str(path))
     assert (ran.code, ran.out) == (1, "")
-    assert message in [line for line in ran.err.splitlines() if line.startswith("cordboard: ")][0]
+    assert message in next(line for line in ran.err.splitlines() if line.startswith("cordboard: "))
     assert "Traceback" not in ran.err
 
 

@@ -216,6 +216,8 @@ CREATE TABLE call_end (
     on_call_duration_s   integer,
     recording_url        text,
     start_time           text,
+    -- What the platform says of the call to subscribers of Call Insights.
+    insights             jsonb,
     ended_at             timestamptz NOT NULL,
     PRIMARY KEY (cell, tenant_id, call_sid)
 );

@@ -25,3 +25,44 @@ SELECT tenant_id, virtual_number, caller, verified_at
 FROM verification
 WHERE cell = ANY($1::smallint[]) AND verified_at > $2 AND outcome = 'failure'
 ORDER BY verified_at;
+
+-- name: products_of_lines
+-- What these VNs carry at this moment: GreenVN if nothing else, no row if nothing. An allocation has a route
+-- or a PIN on each of its VNs. The first look ends with the first GreenPin, the second one with whatever is
+-- there, so that only a VN of GreenVNs alone is read to its end.
+SELECT asked.virtual_number, coalesce(
+    (
+        SELECT allocation.product
+        FROM (
+            SELECT route.allocation_id AS id
+            FROM route
+            WHERE route.cell = $1 AND route.virtual_number = asked.virtual_number
+            UNION ALL
+            SELECT pin_claim.allocation_id
+            FROM pin_claim
+            WHERE pin_claim.cell = $1 AND pin_claim.virtual_number = asked.virtual_number
+                AND pin_claim.cooling_until IS NULL
+        ) AS carried
+        JOIN allocation ON allocation.cell = $1 AND allocation.id = carried.id
+        WHERE allocation.product = 'greenpin' AND allocation.state = 'active'
+            AND (allocation.expires_at IS NULL OR allocation.expires_at > $3)
+        LIMIT 1
+    ),
+    (
+        SELECT allocation.product
+        FROM (
+            SELECT route.allocation_id AS id
+            FROM route
+            WHERE route.cell = $1 AND route.virtual_number = asked.virtual_number
+            UNION ALL
+            SELECT pin_claim.allocation_id
+            FROM pin_claim
+            WHERE pin_claim.cell = $1 AND pin_claim.virtual_number = asked.virtual_number
+                AND pin_claim.cooling_until IS NULL
+        ) AS carried
+        JOIN allocation ON allocation.cell = $1 AND allocation.id = carried.id
+        WHERE allocation.state = 'active' AND (allocation.expires_at IS NULL OR allocation.expires_at > $3)
+        LIMIT 1
+    )
+) AS product
+FROM unnest($2::bigint[]) AS asked (virtual_number);

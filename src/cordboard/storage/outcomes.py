@@ -25,6 +25,7 @@ from cordboard.routing.model import (
     WrongPin,
 )
 from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage import allocations, feed
 from cordboard.storage.database import Connection
 from cordboard.storage.events import NewEvent, add_events
@@ -54,9 +55,8 @@ class NewOutcome:
     # The digits as they were keyed, for the events; it need not be a PIN in form.
     digits: Pin
     start_time: str | None
-    timezone: str
-    # A failure is told in the form of the product that the VN carries.
-    product: Product
+    # How the tenant wants to be told.
+    settings: TenantSettings
     at_us: int
 
 
@@ -119,7 +119,7 @@ async def _tell(
         if item.call.caller is not None
     ]
     changes: list[Change] = await allocations.join(connection, cell, joins, found, now_us)
-    events = [_failed(item) for item in items if isinstance(item.outcome, WrongPin)]
+    events = await _failures(connection, cell, items, now_us)
     for item, right in strangers:
         id = UUID(bytes=right.admission.allocation_id)
         if id in found:
@@ -128,6 +128,28 @@ async def _tell(
     if events:
         await add_events(connection, cell, events, now_us)
     return await feed.append(connection, cell, changes, now_us) if changes else None
+
+
+async def _failures(
+    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
+) -> list[NewEvent]:
+    """The events of wrong PINs, each in the form of the product that its VN carries."""
+    failed = [item for item in items if isinstance(item.outcome, WrongPin)]
+    if not failed:
+        return []
+    products = await products_of_lines(
+        connection, cell, {item.call.virtual_number for item in failed}, now_us
+    )
+    return [_failed(item, products[item.call.virtual_number]) for item in failed]
+
+
+async def products_of_lines(
+    connection: Connection, cell: int, virtual_numbers: Iterable[E164], now_us: int
+) -> dict[E164, Product]:
+    """VN → GreenVN if it carries live allocations of that product alone, else GreenPin."""
+    in_order = sorted(set(virtual_numbers))
+    rows = await connection.fetch(_SQL["products_of_lines"], cell, in_order, to_datetime(now_us))
+    return {E164(row["virtual_number"]): Product(row["product"] or Product.GREENPIN.value) for row in rows}
 
 
 async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey]) -> dict[CallKey, Progress]:
@@ -186,19 +208,20 @@ async def recent_failures(connection: Connection, since_us: int) -> list[Failure
     ]
 
 
-def _failed(item: NewOutcome) -> NewEvent:
+def _failed(item: NewOutcome, product: Product) -> NewEvent:
     return NewEvent(
         tenant_id=item.call.tenant_id,
         subject=item.call.call_sid,
-        product=item.product,
+        product=product,
         facts=VerificationFailedFacts(
             start_time=item.start_time,
             at_us=item.at_us,
-            timezone=item.timezone,
+            timezone=item.settings.timezone,
             caller=item.call.caller,
             virtual_number=item.call.virtual_number,
             call_sid=item.call.call_sid,
             pin=item.digits,
+            time_format=item.settings.callback_time_format,
         ),
     )
 
