@@ -46,7 +46,7 @@ class Code(IntEnum):
 
 
 # Where one body breaks several rules, the first of these is answered (routing.md, Promises 3).
-PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 15, 13, 14, 18, 19, 4)))
+PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 13, 14, 18, 19, 15, 4)))
 
 
 @dataclass(frozen=True, slots=True)
