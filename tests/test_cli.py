@@ -28,20 +28,21 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-async def start(data_dir: Path, *arguments: str) -> Process:
+async def start(data_dir: Path, *arguments: str, **more: str) -> Process:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CORDBOARD_")}
     environment |= {
         "CORDBOARD_DATA_DIR": str(data_dir),
         "CORDBOARD_BOARD_DIR": str(data_dir / "board"),
         "COLUMNS": "200",
+        **more,
     }
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cordboard", *arguments, env=environment, stdout=PIPE, stderr=PIPE
     )
 
 
-async def run(data_dir: Path, *arguments: str) -> Ran:
-    process = await start(data_dir, *arguments)
+async def run(data_dir: Path, *arguments: str, **more: str) -> Ran:
+    process = await start(data_dir, *arguments, **more)
     out, err = await process.communicate()
     assert process.returncode is not None
     return Ran(process.returncode, out.decode(), err.decode())
@@ -131,6 +132,22 @@ async def test_a_bad_command_says_why_and_ends_with_1(
     assert ran.code == 1
     assert message in ran.err
     assert ran.err.count("\n") == 1, "one sentence and no traceback"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("prefix,area,region\n40,Pune,PN\n", "own.csv, line 2: a region must be"), (None, "own.csv")],
+)
+async def test_an_engine_does_not_start_with_a_bad_postal_table(
+    data_dir: Path, tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "own.csv"
+    if text is not None:
+        path.write_text(text)
+    ran = await run(data_dir, "serve", "--port", "0", CORDBOARD_POSTAL_REGIONS=str(path))
+    assert (ran.code, ran.out) == (1, "")
+    assert message in next(line for line in ran.err.splitlines() if line.startswith("cordboard: "))
+    assert "Traceback" not in ran.err
 
 
 async def test_every_setting_is_listed_and_no_secret_is_shown() -> None:

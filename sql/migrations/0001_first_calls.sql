@@ -136,6 +136,7 @@ CREATE TABLE vn_use (
     virtual_number bigint   NOT NULL,
     allocation_id  uuid     NOT NULL,
     is_exclusive   boolean  NOT NULL,
+    product        text     NOT NULL CHECK (product IN ('greenvn', 'greenpin')),
     PRIMARY KEY (cell, virtual_number, allocation_id),
     -- What wants a VN alone and what does not never stand side by side.
     FOREIGN KEY (cell, virtual_number, is_exclusive) REFERENCES virtual_number (cell, number, is_exclusive),
@@ -144,6 +145,8 @@ CREATE TABLE vn_use (
 -- Nor do two that want it alone.
 CREATE UNIQUE INDEX vn_use_alone ON vn_use (cell, virtual_number) WHERE is_exclusive;
 CREATE INDEX vn_use_of_allocation ON vn_use (cell, allocation_id);
+-- What a VN carries decides how a wrong PIN is told of.
+CREATE INDEX vn_use_by_product ON vn_use (cell, virtual_number, product);
 
 -- Whether a number, dialling a VN, must enter a PIN there: one answer for all its routes.
 CREATE TABLE caller_line (
@@ -277,6 +280,8 @@ CREATE TABLE call_end (
     on_call_duration_s   integer,
     recording_url        text,
     start_time           text,
+    -- What the platform says of the call to subscribers of Call Insights.
+    insights             jsonb,
     ended_at             timestamptz NOT NULL,
     PRIMARY KEY (cell, tenant_id, call_sid)
 );

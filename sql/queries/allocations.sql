@@ -70,12 +70,13 @@ RETURNING virtual_number.number;
 
 -- name: insert_uses
 -- The lock keeps a VN from becoming exclusive, or a drained one from being missed, until we are done.
-INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive)
-SELECT $1, new.virtual_number, new.allocation_id, new.is_exclusive
-FROM unnest($2::bigint[], $3::uuid[], $4::boolean[]) AS new (virtual_number, allocation_id, is_exclusive)
+INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive, product)
+SELECT $1, new.virtual_number, new.allocation_id, new.is_exclusive, new.product
+FROM unnest($2::bigint[], $3::uuid[], $4::boolean[], $5::text[])
+    AS new (virtual_number, allocation_id, is_exclusive, product)
 JOIN virtual_number ON virtual_number.cell = $1 AND virtual_number.number = new.virtual_number
     AND virtual_number.is_exclusive = new.is_exclusive AND NOT virtual_number.is_drained
-    AND (virtual_number.cooling_until IS NULL OR virtual_number.cooling_until <= $5)
+    AND (virtual_number.cooling_until IS NULL OR virtual_number.cooling_until <= $6)
 ORDER BY new.virtual_number, new.allocation_id
 FOR KEY SHARE OF virtual_number
 ON CONFLICT DO NOTHING

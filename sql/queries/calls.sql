@@ -19,18 +19,19 @@ WHERE call.last_hop_at <= excluded.last_hop_at;
 -- name: insert_ends
 -- The first end that the platform reports stands; `unknown` was only our guess.
 INSERT INTO call_end (cell, tenant_id, call_sid, call_type, dial_call_status, dialled, dial_call_duration_s,
-    on_call_duration_s, recording_url, start_time, ended_at)
+    on_call_duration_s, recording_url, start_time, insights, ended_at)
 SELECT $1, new.tenant_id, new.call_sid, new.call_type, new.dial_call_status, new.dialled, new.dial_call_duration_s,
-    new.on_call_duration_s, new.recording_url, new.start_time, new.ended_at
+    new.on_call_duration_s, new.recording_url, new.start_time, new.insights, new.ended_at
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::integer[], $8::integer[], $9::text[],
-    $10::text[], $11::timestamptz[])
+    $10::text[], $11::jsonb[], $12::timestamptz[])
     AS new (tenant_id, call_sid, call_type, dial_call_status, dialled, dial_call_duration_s, on_call_duration_s,
-            recording_url, start_time, ended_at)
+            recording_url, start_time, insights, ended_at)
 ORDER BY new.tenant_id, new.call_sid
 ON CONFLICT (cell, tenant_id, call_sid) DO UPDATE
 SET call_type = excluded.call_type, dial_call_status = excluded.dial_call_status, dialled = excluded.dialled,
     dial_call_duration_s = excluded.dial_call_duration_s, on_call_duration_s = excluded.on_call_duration_s,
-    recording_url = excluded.recording_url, start_time = excluded.start_time, ended_at = excluded.ended_at
+    recording_url = excluded.recording_url, start_time = excluded.start_time, insights = excluded.insights,
+    ended_at = excluded.ended_at
 WHERE call_end.call_type = 'unknown'
 RETURNING tenant_id, call_sid;
 
@@ -38,7 +39,8 @@ RETURNING tenant_id, call_sid;
 -- A CallSid with several callers or VNs has several rows; the last one with an allocation was dialled.
 SELECT DISTINCT ON (call.tenant_id, call.call_sid)
     call.tenant_id, call.call_sid, call.virtual_number, call.caller, call.target, allocation.id, allocation.client_id,
-    allocation.product
+    allocation.product, allocation.a_tag, allocation.b_tag, allocation.custom_field,
+    CASE WHEN allocation.generation = 2 THEN allocation.record END AS record
 FROM unnest($2::text[], $3::text[]) AS ended (tenant_id, call_sid)
 JOIN call ON call.cell = $1 AND call.tenant_id = ended.tenant_id AND call.call_sid = ended.call_sid
 JOIN allocation ON allocation.cell = $1 AND allocation.id = call.allocation_id

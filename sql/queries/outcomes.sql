@@ -40,3 +40,14 @@ RETURNING allocation.id;
 UPDATE allocation SET pin_failures = 0, version = version + 1
 WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active' AND pin_failures > 0
 RETURNING id;
+
+-- name: products_of_lines
+-- Whether allocations of each product stand on these VNs at this moment.
+SELECT asked.virtual_number,
+    EXISTS (SELECT 1 FROM vn_use
+            WHERE vn_use.cell = $1 AND vn_use.virtual_number = asked.virtual_number
+                AND vn_use.product = 'greenvn') AS has_greenvn,
+    EXISTS (SELECT 1 FROM vn_use
+            WHERE vn_use.cell = $1 AND vn_use.virtual_number = asked.virtual_number
+                AND vn_use.product = 'greenpin') AS has_greenpin
+FROM unnest($2::bigint[]) AS asked (virtual_number);

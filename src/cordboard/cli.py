@@ -18,6 +18,7 @@ from rich.table import Table
 
 from cordboard.clock import SystemClock, to_datetime
 from cordboard.node import Node, running_database, serve
+from cordboard.postal_table import BadPostalTable
 from cordboard.routing.allocate import Unacceptable
 from cordboard.routing.numbers import E164, parse_number
 from cordboard.routing.tenant import parse_settings
@@ -236,7 +237,7 @@ def _run(work: Awaitable[Result]) -> Result:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run())
-    except (EngineAlreadyRunning, PostgresUnavailable) as refused:
+    except (EngineAlreadyRunning, PostgresUnavailable, BadPostalTable) as refused:
         _fail(str(refused))
     except DatabaseAway as away:
         _fail(f"the database cannot be reached ({away})")

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from cordboard.clock import SECOND_US, Clock, SystemClock
+from cordboard.postal_table import load_postal_regions
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage import outcomes
 from cordboard.storage.bell import Bell
@@ -59,7 +60,8 @@ class Node:
 async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
     """A node from its database to its HTTP server, stopped in the reverse order.
 
-    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, OSError (the port is taken).
+    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, BadPostalTable, OSError (the port is
+    taken, or the postal table cannot be read).
     """
     clock = clock or SystemClock()
     # Others may pass, for a database that root has to run as somebody else; what lies inside is private.
@@ -134,7 +136,8 @@ async def _connected(database: Database) -> AsyncIterator[None]:
 async def running_switchboard(
     settings: Settings, database: Database, postgres: EmbeddedPostgres | None, clock: Clock
 ) -> AsyncIterator[Switchboard]:
-    """Everything but HTTP, over a migrated database. Raises DatabaseAway."""
+    """Everything but HTTP, over a migrated database. Raises DatabaseAway, BadPostalTable."""
+    postal_regions = load_postal_regions(settings.postal_regions)
     metrics = Metrics()
     bell = Bell(database)
     directory = settings.node_dir()
@@ -167,6 +170,7 @@ async def running_switchboard(
         records=records,
         answering=answering,
         allocating=allocating,
+        postal_regions=postal_regions,
     )
     await keeper.open()
     try:

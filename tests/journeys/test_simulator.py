@@ -44,7 +44,7 @@ from cordboard.simulator.replies import (
     read_select,
     read_speech,
 )
-from cordboard.simulator.wire import LegEnd, NumberStyle, basic
+from cordboard.simulator.wire import CallFacts, Leg, LegEnd, NumberStyle, after_dial, basic
 
 VN = "+918000000010"
 CALLER = "+919800000021"
@@ -742,3 +742,31 @@ async def test_an_event_that_does_not_come_is_missed() -> None:
     async with Receiver() as receiver:
         with pytest.raises(NeverCame, match="these came: none"):
             await receiver.wait_for(lambda _: True, within_s=0.01)
+
+
+# ── Call Insights ────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("end", "talk_s", "said"),
+    [
+        (LegEnd.TALKED, 17, ("completed", "CALL_COMPLETED", "4.00", "Caller")),
+        (LegEnd.CALLER_GAVE_UP, 0, ("canceled", "FAILED_UNKNOWN_ERROR", "4.00", "Caller")),
+        (LegEnd.BUSY, 0, ("busy", "FAILED_UNKNOWN_ERROR", "4.00", "NA")),
+    ],
+)
+def test_a_subscriber_gets_insights_of_each_leg_and_of_the_call(
+    end: LegEnd, talk_s: int, said: tuple[str, ...]
+) -> None:
+    facts = CallFacts(CALL_SID, CALLER, VN, STARTED_US)
+    legs = [Leg(OTHER_CALLEE, VN, LegEnd.NO_ANSWER, 20, 0), Leg(CALLEE, VN, end, 4, talk_s)]
+    plain = after_dial(facts, STARTED_US, legs)
+    keys = ("Status", "DetailedStatus", "RingingDuration", "DisconnectedBy")
+    added = dict(after_dial(facts, STARTED_US, legs, has_insights=True))
+    assert [added.pop(f"Insights[{key}]") for key in keys] == list(said)
+    assert [added.pop(f"Legs[1][Insights][{key}]") for key in keys] == list(said)
+    assert [added.pop(f"Legs[0][Insights][{key}]") for key in keys][::3] == ["no-answer", "NA"]
+    assert tuple(added.items()) == plain
+    assert dict(after_dial(facts, STARTED_US, [], has_insights=True)) == dict(
+        after_dial(facts, STARTED_US, [])
+    )

@@ -29,6 +29,7 @@ from cordboard.routing.model import (
 )
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import digest_of
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage import allocations, outcomes, provisioning
 from cordboard.storage.allocations import (
     Idempotency,
@@ -54,6 +55,7 @@ ANN, BEN, CAT, DAN = (E164(919800000021 + n) for n in range(4))
 ENDPOINTS: Final = dict.fromkeys(
     (
         "greenpin_call_complete_event_endpoint",
+        "greencall_complete_event_endpoint",
         "verified_caller_event_endpoint",
         "failed_verification_event_endpoint",
         "deallocation_callback_event_endpoint",
@@ -98,6 +100,7 @@ class Office:
         usage: Usage = Usage.TWOWAY,
         expires_at_us: int = NEVER_US,
         cool_off_s: int = 0,
+        product: Product = Product.GREENPIN,
     ) -> Standing:
         """What a request would be proposed as; listed callers enter a PIN where their side has one."""
         a_pin, b_pin = common_pin or a_pin, common_pin or b_pin
@@ -106,7 +109,7 @@ class Office:
             client_id=client_id or f"ORD-{next(_numbers)}",
             allocation=Allocation(
                 id=AllocationId(uuid4().bytes),
-                product=Product.GREENPIN,
+                product=product,
                 usage=usage,
                 expires_at_us=expires_at_us,
                 a=_party(a, a_vns or (self.vn,), a_pin, a_needs_pin),
@@ -222,8 +225,7 @@ class Office:
             outcome=outcome,
             digits=Pin(digits),
             start_time=None,
-            timezone="IST",
-            product=Product.GREENPIN,
+            settings=TenantSettings(),
             at_us=at_us,
         )
 

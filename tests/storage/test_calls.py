@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from cordboard.clock import SECOND_US, to_datetime
 from cordboard.routing.allocate import Standing
 from cordboard.routing.model import (
@@ -19,8 +21,16 @@ from cordboard.routing.model import (
     Side,
 )
 from cordboard.routing.numbers import E164
+from cordboard.routing.tenant import (
+    CallbackTimeFormat,
+    CallbackTo,
+    MissingRecording,
+    TenantSettings,
+    parse_settings,
+)
 from cordboard.storage import calls
 from cordboard.storage.calls import SILENT_AFTER_US, SILENT_SINCE_US, CallRow, CallType, NewEnd
+from cordboard.storage.facts import CallCompletedFacts, EventKind, Insights, facts_of
 from cordboard.storage.outcomes import CallKey
 from tests.storage.office import ANN, BEN, CAT, NOW_US, Office
 
@@ -44,7 +54,7 @@ def end(office: Office, call_sid: str = "sid", **what: Any) -> NewEnd:
         **{
             "tenant_id": office.tenant.id,
             "call_sid": call_sid,
-            "timezone": "IST",
+            "settings": TenantSettings(),
             "call_type": CallType.COMPLETED,
             "dial_call_status": "completed",
             "dialled": BEN,
@@ -177,6 +187,82 @@ async def test_a_call_of_a_released_allocation_is_told_all_the_same(office: Offi
     await office.release(standing)
     await finish(office, end(office))
     assert len(await office.events("call_completed")) == 1
+
+
+# ── how an end is told ───────────────────────────────────────────────────────
+
+INSIGHTS = Insights(status="completed", ringing_duration="4.39")
+
+
+async def told(office: Office, settings: dict[str, Any], **what: Any) -> dict[str, Any]:
+    """The facts of a call that ended under these settings."""
+    standing = await office.made([ANN], [BEN])
+    await write(office, row(office, connected(standing)))
+    await finish(office, end(office, settings=parse_settings(settings), **what))
+    [event] = await office.events("call_completed")
+    return event
+
+
+async def test_insights_are_kept_with_the_end_and_told(office: Office) -> None:
+    event = await told(office, {}, insights=INSIGHTS)
+    [kept] = await office.fetch("SELECT insights FROM call_end WHERE cell = $1")
+    assert kept["insights"] == event["insights"] == INSIGHTS.to_json()
+
+
+async def test_an_end_without_insights_has_none(office: Office) -> None:
+    assert (await told(office, {}))["insights"] is None
+    [kept] = await office.fetch("SELECT insights IS NULL AS is_null FROM call_end WHERE cell = $1")
+    assert kept["is_null"]
+
+
+async def test_ends_of_one_batch_keep_their_own_insights(office: Office) -> None:
+    await finish(office, end(office, "one"), end(office, "two", insights=INSIGHTS), end(office, "three"))
+    rows = await office.fetch("SELECT call_sid, insights FROM call_end WHERE cell = $1")
+    assert {row["call_sid"]: row["insights"] for row in rows} == {
+        "one": None,
+        "two": INSIGHTS.to_json(),
+        "three": None,
+    }
+
+
+async def test_the_insights_of_the_first_end_stand(office: Office) -> None:
+    await write(office, row(office, ASKED))
+    await close_silent(office, NOW_US + SILENT_AFTER_US)
+    await finish(office, end(office, insights=INSIGHTS))
+    await finish(office, end(office))
+    [kept] = await office.fetch("SELECT insights FROM call_end WHERE cell = $1")
+    assert kept["insights"] == INSIGHTS.to_json()
+
+
+@pytest.mark.parametrize(
+    ("settings", "a_tag", "b_tag"),
+    [
+        ({}, None, None),
+        ({"aparty_tag": "agent"}, None, None),
+        ({"tag_enabled": "true"}, "aparty", "bparty"),
+        ({"tag_enabled": "true", "aparty_tag": "agent", "bparty_tag": "customer"}, "agent", "customer"),
+    ],
+)
+async def test_an_account_that_wants_its_tags_is_told_them(
+    office: Office, settings: dict[str, Any], a_tag: str | None, b_tag: str | None
+) -> None:
+    event = await told(office, settings)
+    assert (event["a_tag"], event["b_tag"]) == (a_tag, b_tag)
+
+
+async def test_an_event_remembers_how_it_is_to_be_worded(office: Office) -> None:
+    said = {
+        "timezone": "UTC",
+        "callback_time_format": "plain",
+        "missing_recording": "null",
+        "callback_to": "masked",
+    }
+    facts = facts_of(EventKind.CALL_COMPLETED, await told(office, said))
+    assert isinstance(facts, CallCompletedFacts)
+    assert (facts.timezone, facts.time_format) == ("UTC", CallbackTimeFormat.PLAIN)
+    assert (facts.missing_recording, facts.callback_to) == (MissingRecording.NULL, CallbackTo.MASKED)
+    # What is masked is a matter of the wording; the record knows who was called.
+    assert facts.called == BEN
 
 
 # ── calls that nobody ends ───────────────────────────────────────────────────

@@ -26,6 +26,7 @@ from cordboard.storage.events import (
     pending_count,
     pending_lanes,
     retry,
+    tells_release,
 )
 from cordboard.storage.facts import (
     CallCompletedFacts,
@@ -262,13 +263,30 @@ async def race(database: Database, first: Sequence[NewEvent], second: NewEvent, 
         (Product.GREENPIN, EventKind.VERIFIED, "verified_caller_event_endpoint"),
         (Product.GREENVN, EventKind.VERIFIED, "verified_caller_event_endpoint"),
         (Product.GREENPIN, EventKind.VERIFICATION_FAILED, "failed_verification_event_endpoint"),
+        (Product.GREENVN, EventKind.VERIFICATION_FAILED, "failed_verification_event_endpoint"),
         (Product.GREENPIN, EventKind.DEALLOCATED, "deallocation_callback_event_endpoint"),
+        (Product.GREENVN, EventKind.DEALLOCATED, "deallocation_callback_event_endpoint"),
     ],
 )
 def test_each_event_has_the_setting_that_names_its_subscriber(
     product: Product, kind: EventKind, key: str
 ) -> None:
     assert endpoint_key(product, kind) == key
+
+
+@pytest.mark.parametrize(
+    ("product", "is_automatic", "is_told"),
+    [
+        (Product.GREENPIN, True, True),
+        (Product.GREENPIN, False, True),
+        (Product.GREENVN, True, True),
+        (Product.GREENVN, False, False),
+    ],
+)
+def test_a_greenvn_that_its_client_released_is_not_told_of(
+    product: Product, is_automatic: bool, is_told: bool
+) -> None:
+    assert tells_release(product, is_automatic=is_automatic) is is_told
 
 
 async def test_an_event_is_kept_with_its_facts_and_its_endpoint(database: Database) -> None:

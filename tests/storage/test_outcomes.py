@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from cordboard.clock import SECOND_US
-from cordboard.routing.model import Admission, LastEntry, Progress, Side
+from cordboard.routing.model import Admission, LastEntry, Product, Progress, Side
 from cordboard.routing.numbers import E164
 from cordboard.routing.progress import digest_of
 from cordboard.storage import outcomes
@@ -168,6 +170,59 @@ async def test_a_failure_of_a_listed_caller_is_told_too(office: Office) -> None:
     await office.record(office.wrong("sid", "9", ANN), office.wrong("sid", "1234567890", None))
     told = {(event["caller"], event["pin"]) for event in await office.events("verification_failed")}
     assert told == {(ANN, "9"), (None, "1234567890")}
+
+
+# ── in whose form a failure is told ──────────────────────────────────────────
+
+VN, PIN = Product.GREENVN, Product.GREENPIN
+
+
+async def product_on(office: Office, line: E164, now_us: int = NOW_US) -> Product:
+    return (
+        await office.database.read(
+            lambda connection: outcomes.products_of_lines(connection, office.cell, {line}, now_us)
+        )
+    )[line]
+
+
+@pytest.mark.parametrize(
+    ("carried", "told"), [((), PIN), ((VN,), VN), ((VN, VN), VN), ((PIN,), PIN), ((VN, PIN), PIN)]
+)
+async def test_a_failure_is_told_as_greenvn_only_where_the_vn_carries_nothing_else(
+    office: Office, carried: tuple[Product, ...], told: Product
+) -> None:
+    for place, product in enumerate(carried):
+        people = [E164(919800000041 + place)], [E164(919800000051 + place)]
+        await office.made(*people, a_needs_pin=False, b_needs_pin=False, product=product)
+    await office.record(office.wrong("sid", "9", CAT), office.wrong("other", "8", None))
+    rows = await office.fetch("SELECT product FROM event WHERE cell = $1 AND kind = 'verification_failed'")
+    assert [row["product"] for row in rows] == [told.value, told.value]
+
+
+async def test_failures_of_one_batch_are_each_told_by_their_own_vn(office: Office) -> None:
+    await office.made([ANN], [BEN], product=VN)
+    await office.made([ANN], [BEN], a_vns=[office.other_vn], b_vns=[office.other_vn], product=PIN)
+    wrong = office.wrong("one", "9", CAT)
+    await office.record(wrong, replace(wrong, call=CallKey(office.tenant.id, "two", office.other_vn, CAT)))
+    rows = await office.fetch("SELECT subject, product FROM event WHERE cell = $1")
+    assert {row["subject"]: row["product"] for row in rows} == {"one": "greenvn", "two": "greenpin"}
+
+
+async def test_a_pin_alone_makes_a_vn_carry_its_allocation(office: Office) -> None:
+    await office.made([ANN], [BEN], product=VN)
+    # Nobody is listed on this side, so no route leads to it.
+    await office.made([CAT], [], b_pin="7", a_vns=[office.other_vn], b_vns=[office.vn], product=PIN)
+    assert await product_on(office, office.vn) is PIN
+
+
+async def test_what_has_ended_or_was_released_is_not_carried(office: Office) -> None:
+    await office.made([ANN], [BEN], product=VN)
+    ending = await office.made([CAT], [DAN], a_pin="7", expires_at_us=NOW_US + 1, cool_off_s=60)
+    assert await product_on(office, office.vn) is PIN
+    # From that instant, and not from when somebody sweeps.
+    assert await product_on(office, office.vn, NOW_US + 1) is VN
+    await office.release(ending)
+    assert await product_on(office, office.vn) is VN
 
 
 # ── for the sliding windows ──────────────────────────────────────────────────

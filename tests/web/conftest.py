@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from cordboard.node import Node, running_node
 from cordboard.settings import Settings
 from cordboard.simulator.client import Client
+from cordboard.simulator.receiver import Receiver
 from cordboard.storage.embedded import DATABASE, running_server
 
 from .shop import ADMIN_TOKEN, BULK_ITEMS_MAX, ShiftedClock, Shop, open_shop
@@ -67,6 +68,12 @@ async def own_settings(node: Node, tmp_path: Path) -> Settings:
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture

@@ -60,6 +60,7 @@ def test_the_codes_have_the_statuses_of_the_table() -> None:
         9: 400,
         13: 409,
         14: 409,
+        15: 403,
         16: 400,
         17: 413,
         18: 409,

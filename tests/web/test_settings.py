@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -11,7 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cordboard.routing.allocate import Code, Unacceptable
-from cordboard.routing.tenant import TenantSettings, parse_settings
+from cordboard.routing.regions import REGIONS
+from cordboard.routing.tenant import (
+    CallbackTimeFormat,
+    CallbackTo,
+    MissingRecording,
+    TenantSettings,
+    VnChoice,
+    VnSharing,
+    parse_settings,
+)
+from cordboard.web.schemas import Region
 from cordboard.web.tenant_settings import DEFAULT_SETTINGS, SettingsBody, checked_settings, effective
 
 from .conftest import MakeShop
@@ -56,6 +66,9 @@ DEFAULTS = {
     "flows": [],
     "generation_2_enabled": "true",
     "retention_days": None,
+    "callback_time_format": "iso",
+    "missing_recording": "text",
+    "callback_to": "real",
 }
 
 
@@ -113,9 +126,21 @@ def test_the_defaults_that_are_shown_are_those_that_the_engine_has() -> None:
         ("greeting_refused", "x" * 1_000),
         ("vn_sharing", "pin"),
         ("vn_choice", "avoid_sticky"),
-        ("flows", [{"flow_id": "228040"}]),
+        ("vn_choice", "prefer_sticky"),
+        ("flows", ["228040", "40021"]),
+        ("flows", []),
+        ("flows", ["x"] * 100),
         ("generation_2_enabled", "false"),
+        ("generation_2_enabled", False),
         ("retention_days", 30),
+        ("retention_days", "3650"),
+        ("callback_time_format", "plain"),
+        ("missing_recording", "null"),
+        ("callback_to", "masked"),
+        ("bparty_tag", "x" * 255),
+        ("deallocation_callback_event_endpoint", "https://example.com/"),
+        ("greenpin_call_complete_event_endpoint", "https://example.com/"),
+        ("bparty_pin_enabled", "false"),
         ("of_tomorrow", {"a": [1, 2.5, "x", None, True, {"b": []}]}),
         ("", "an empty key"),
         ("model_config", "a name of pydantic's"),
@@ -159,7 +184,25 @@ async def test_a_good_value_is_kept_as_it_was_sent(shop: Shop, key: str, value: 
         ("aparty_tag", ""),
         ("aparty_tag", 5),
         ("aparty_tag", "x" * 256),
-        ("default_region", "XX"),
+        ("default_region", 5),
+        ("default_region", ["KA"]),
+        ("default_flow_id", ""),
+        ("default_flow_id", 228040),
+        ("default_flow_id", "x" * 65),
+        ("tag_enabled", "on"),
+        ("bparty_tag", ["x"]),
+        ("bparty_tag", "a\0b"),
+        ("sticky_agent_enabled", "yes"),
+        ("lcr_enabled", 1),
+        ("deallocation_callback_event_endpoint", "example.com"),
+        ("failed_verification_event_endpoint", 5),
+        ("greenpin_call_complete_event_endpoint", "mailto:x@example.com"),
+        ("aparty_pin_enabled", "off"),
+        ("bparty_pin_enabled", 0),
+        ("common_pin_enabled", "1"),
+        ("generation_2_enabled", "no"),
+        ("prompt_pin_again", 5),
+        ("greeting_refused", ""),
         ("greencall_complete_event_endpoint", "example.com/x"),
         ("greencall_complete_event_endpoint", "ftp://example.com/"),
         ("greencall_complete_event_endpoint", "http://"),
@@ -191,8 +234,19 @@ async def test_a_good_value_is_kept_as_it_was_sent(shop: Shop, key: str, value: 
         ("greeting_connect", 5),
         ("vn_sharing", "none"),
         ("vn_choice", "any"),
+        ("vn_sharing", 1),
+        ("vn_choice", "sticky"),
         ("flows", {}),
+        ("flows", "228040"),
+        ("flows", [228040]),
+        ("flows", [{"flow_id": "228040"}]),
+        ("flows", [""]),
+        ("flows", ["x"] * 101),
         ("retention_days", 0),
+        ("retention_days", 3_651),
+        ("callback_time_format", "ISO"),
+        ("missing_recording", ""),
+        ("callback_to", "vn"),
         ("of_tomorrow", "a\0b"),
         ("of_tomorrow", {"a": [{"b\0": 1}]}),
     ],
@@ -204,6 +258,50 @@ async def test_a_bad_value_is_named_and_changes_nothing(shop: Shop, key: str, va
     assert await shop.rows() == before
     made = await shop.client.admin("POST", "/tenants", {"id": f"{shop.id}-2", "settings": {key: value}})
     assert_refused(made, 400, Code.BAD, key)
+
+
+@pytest.mark.parametrize("region", ["XX", "ka", "", "KA "])
+async def test_a_region_that_nobody_serves_is_refused_as_such(shop: Shop, region: str) -> None:
+    before = await shop.rows()
+    answer = await shop.ask("PUT", "/settings", {"default_region": region})
+    assert_refused(answer, 403, Code.REGION, "default_region must be one of DL, MU")
+    assert await shop.rows() == before
+    # What is wrong in form comes first.
+    both = await shop.ask("PUT", "/settings", {"default_region": region, "timezone": "CET"})
+    assert_refused(both, 400, Code.BAD, "timezone")
+
+
+def test_a_virtual_number_belongs_to_one_of_the_same_regions() -> None:
+    assert get_args(Region) == REGIONS
+
+
+def test_every_key_of_the_contract_has_a_place() -> None:
+    assert set(DEFAULTS) == set(SettingsBody.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "read"),
+    [
+        ("tag_enabled", "true", "tag_enabled", True),
+        ("aparty_tag", "agent", "a_tag", "agent"),
+        ("bparty_tag", "customer", "b_tag", "customer"),
+        ("callback_time_format", "plain", "callback_time_format", CallbackTimeFormat.PLAIN),
+        ("missing_recording", "null", "missing_recording", MissingRecording.NULL),
+        ("callback_to", "masked", "callback_to", CallbackTo.MASKED),
+        ("vn_sharing", "pin", "vn_sharing", VnSharing.PIN),
+        ("vn_choice", "prefer_sticky", "vn_choice", VnChoice.PREFER_STICKY),
+        ("vn_choice", "avoid_sticky", "vn_choice", VnChoice.AVOID_STICKY),
+        ("flows", ["228040", "40021"], "flows", ("228040", "40021")),
+        # As this was kept before it was checked.
+        ("flows", [{"flow_id": "228040"}, "40021"], "flows", ("40021",)),
+        ("default_flow_id", "228040", "default_flow_id", "228040"),
+        ("default_region", "KA", "default_region", "KA"),
+        ("generation_2_enabled", "false", "generation_2_enabled", False),
+        ("generation_2_enabled", False, "generation_2_enabled", False),
+    ],
+)
+def test_the_engine_reads_what_was_set(key: str, value: Any, field: str, read: Any) -> None:
+    assert parse_settings({key: value}) == replace(TenantSettings(), **{field: read})
 
 
 async def test_null_takes_a_key_back_to_its_default(shop: Shop) -> None:

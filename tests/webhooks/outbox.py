@@ -107,7 +107,9 @@ async def kept(database: Database) -> list[asyncpg.Record]:
 # ── facts ────────────────────────────────────────────────────────────────────
 
 
-def verified(transaction_id: str = "order-id", caller: E164 | None = CALLER) -> VerifiedFacts:
+def verified(
+    transaction_id: str | None = "order-id", caller: E164 | None = CALLER, **more: Any
+) -> VerifiedFacts:
     return VerifiedFacts(
         transaction_id=transaction_id,
         allocation_id=AllocationId(ALLOCATION.bytes),
@@ -115,11 +117,15 @@ def verified(transaction_id: str = "order-id", caller: E164 | None = CALLER) -> 
         caller=caller,
         pin=PIN,
         call_sid=CALL_SID,
+        **more,
     )
 
 
 def verification_failed(
-    start_time: str | None = "2021-11-09 10:09:15", timezone: str = "IST", caller: E164 | None = CALLER
+    start_time: str | None = "2021-11-09 10:09:15",
+    timezone: str = "IST",
+    caller: E164 | None = CALLER,
+    **more: Any,
 ) -> VerificationFailedFacts:
     return VerificationFailedFacts(
         start_time=start_time,
@@ -129,11 +135,15 @@ def verification_failed(
         virtual_number=VIRTUAL_NUMBER,
         call_sid=CALL_SID,
         pin=Pin("00123456789012"),
+        **more,
     )
 
 
 def deallocated(
-    transaction_id: str = "order-id", a_pin: Pin | None = PIN, b_pin: Pin | None = OTHER_PIN
+    transaction_id: str | None = "order-id",
+    a_pin: Pin | None = PIN,
+    b_pin: Pin | None = OTHER_PIN,
+    **more: Any,
 ) -> DeallocatedFacts:
     return DeallocatedFacts(
         transaction_id=transaction_id,
@@ -141,19 +151,24 @@ def deallocated(
         usage=Usage.TWOWAY,
         a=Party((CALLER,), (VIRTUAL_NUMBER, OTHER_VIRTUAL_NUMBER), a_pin, listed_need_pin=True),
         b=Party((CALLED,), (OTHER_VIRTUAL_NUMBER,), b_pin, listed_need_pin=True),
+        **more,
     )
 
 
 def call_completed(
-    recording_url: str | None = "https://recordings.example/1.mp3", timezone: str = "UTC"
+    recording_url: str | None = "https://recordings.example/1.mp3",
+    timezone: str = "UTC",
+    transaction_id: str | None = "random_string",
+    called: E164 | None = CALLED,
+    **more: Any,
 ) -> CallCompletedFacts:
     return CallCompletedFacts(
-        transaction_id="random_string",
+        transaction_id=transaction_id,
         allocation_id=AllocationId(ALLOCATION.bytes),
         call_sid=CALL_SID,
         virtual_number=VIRTUAL_NUMBER,
         caller=CALLER,
-        called=CALLED,
+        called=called,
         call_type="completed",
         start_time="2020-03-23 12:58:02",
         # 2020-03-23T12:58:22Z
@@ -163,6 +178,7 @@ def call_completed(
         on_call_duration_s=17,
         recording_url=recording_url,
         dial_call_status="completed",
+        **more,
     )
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cordboard.clock import SECOND_US
 from cordboard.routing.model import Product
-from cordboard.storage.facts import Facts, facts_of
-from cordboard.webhooks.payloads import NotWorded, body_of
+from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.tenant import CallbackTimeFormat, CallbackTo, MissingRecording
+from cordboard.storage.facts import EventKind, Facts, Insights, facts_of
+from cordboard.webhooks.payloads import body_of
 
-from .outbox import NOW_US, call_completed, deallocated, verification_failed, verified
+from .outbox import CALLED, NOW_US, OTHER_PIN, PIN, call_completed, deallocated, verification_failed, verified
 
 # The samples of "ExoBridge GreenPin: callbacks", as printed there.
 SAMPLE_CALL = {
@@ -60,6 +63,95 @@ SAMPLE_FAILED = {
     "call_sid": "XXXXfdea48XXX49bd4b700fce9d165p",
     "pin": "1234",
 }
+# The samples of "ExoBridge GreenVN", as printed there.
+SAMPLE_GREENVN_CALL = {
+    "start_time": "2021-01-19T19:17:03+50:30",
+    "direction": "incoming",
+    "source": "exotel",
+    "dial_call_duration": "32",
+    "connection_id": "YOUR_CONNECTION_ID",
+    "dial_call_status": "completed",
+    "greenvn": "+91804XXXX513",
+    "recording_url": "https://s3-ap-southeast-1.amazonaws.com/exotelrecordings/<your_sid>/CALL_SID.mp3",
+    "on_call_duration": 27,
+    "greenvn_id": "d12638b6-28b8-488d-8cf3-c60619ac2280",
+    "call_type": "completed",
+    "call_sid": "53fa8e40bb1XXXXXXXXXX257c439151k",
+    "to": "+91776XXXX969",
+    "current_time": "2021-01-19T19:17:44+50:30",
+    "from": "+91959XXXX342",
+}
+SAMPLE_GREENVN_CALL_WITH_INSIGHTS = {
+    "start_time": "2021-09-24 07:05:28",
+    "insights": {
+        "DisconnectedBy": "Caller",
+        "Status": "completed",
+        "DetailedStatus": "CALL_COMPLETED",
+        "RingingDuration": "4.58",
+    },
+    "direction": "incoming",
+    "source": "monotel",
+    "dial_call_duration": "11",
+    "connection_id": "Sample_ID",
+    "dial_call_status": "completed",
+    "greenvn": "+9120XXXXX531",
+    "on_call_duration": 4,
+    "recording_url": "null",
+    "greenvn_id": "6360bbb7-XXXX-410c-XXXX-0c6ec70cc442",
+    "call_type": "completed",
+    "call_sid": "8a4d92198hy678hgt0fd9c1f2063159o",
+    "to": "+9198XXXXX940",
+    "current_time": "2021-09-24 07:05:44",
+    "from": "+91XXXXX99814",
+}
+SAMPLE_GREENVN_DEALLOCATION = {
+    "connection_id": "YOUR_CONNECTION_ID",
+    "aparty_numbers": ["+917317678172"],
+    "bparty_numbers": ["+918400047000"],
+    "aparty_pins": [None],
+    "bparty_pins": [None],
+    "usage": "twoway",
+    "state": "vault",
+    "greenvn": "+91983XXXX195",
+    "greenvn_id": "fffe1797-b738-483f-a5a6-757ddfb15e78",
+}
+SAMPLE_GREENVN_VERIFIED = {
+    "caller": "+917XXXXX6144",
+    "greenvn_id": "XXXXXe3-105f-4fba-89c0-7842df249313",
+    "greenvn": "+91629XXXXX71",
+    "connection_id": "order-id",
+    "pin": "4321",
+}
+SAMPLE_GREENVN_FAILED = {
+    "start_time": "2021-11-09T10:09:15+05:30",
+    "caller": "+917XXXXX6144",
+    "greenvn": "+9162921XXXXX",
+    "call_sid": "XXXXfdea48XXX49bd4b700fce9d165p",
+    "pin": "1234",
+}
+
+INSIGHTS = Insights(
+    disconnected_by="Caller", status="completed", detailed_status="CALL_COMPLETED", ringing_duration="4.58"
+)
+ALL_KINDS = (call_completed(), deallocated(), verified(), verification_failed())
+# With every fact that is not always there.
+RICH = (
+    call_completed(
+        transaction_id=None,
+        insights=INSIGHTS,
+        a_tag="agent",
+        b_tag="customer",
+        time_format=CallbackTimeFormat.PLAIN,
+        missing_recording=MissingRecording.NULL,
+        callback_to=CallbackTo.MASKED,
+        custom_field="ref 7",
+        record=False,
+    ),
+    call_completed(insights=Insights(status="failed")),
+    deallocated(None, a_pin=None, b_pin=None, custom_field=None, record=True),
+    verified(None, None, custom_field="ref 7", record=True),
+    verification_failed(None, caller=None, time_format=CallbackTimeFormat.PLAIN),
+)
 
 
 def shape(value: Any) -> Any:
@@ -86,15 +178,57 @@ def test_a_greenpin_body_has_the_keys_types_and_order_of_its_sample(
     assert shape(body_of(Product.GREENPIN, facts)) == shape(sample)
 
 
-@pytest.mark.parametrize("facts", [call_completed(), deallocated(), verified(), verification_failed()])
+@pytest.mark.parametrize(
+    ("facts", "sample"),
+    [
+        (call_completed(), SAMPLE_GREENVN_CALL),
+        (call_completed(recording_url=None, insights=INSIGHTS), SAMPLE_GREENVN_CALL_WITH_INSIGHTS),
+        (deallocated(a_pin=None, b_pin=None), SAMPLE_GREENVN_DEALLOCATION),
+        (verified(), SAMPLE_GREENVN_VERIFIED),
+        (verification_failed(), SAMPLE_GREENVN_FAILED),
+    ],
+)
+def test_a_greenvn_body_has_the_keys_types_and_order_of_its_sample(
+    facts: Facts, sample: dict[str, Any]
+) -> None:
+    assert shape(body_of(Product.GREENVN, facts)) == shape(sample)
+
+
+@pytest.mark.parametrize("facts", [*ALL_KINDS, *RICH])
 def test_facts_survive_the_outbox(facts: Facts) -> None:
-    assert facts_of(facts.kind, facts.to_json()) == facts
+    assert facts_of(facts.kind, orjson.loads(orjson.dumps(facts.to_json()))) == facts
 
 
-@pytest.mark.parametrize("facts", [call_completed(), deallocated(), verified(), verification_failed()])
+@pytest.mark.parametrize("facts", [*ALL_KINDS, *RICH])
 def test_facts_do_not_show_numbers_or_pins(facts: Facts) -> None:
     for secret in ("7987686144", "6292134471", "6292134464", "0713", "00123456789012", "recordings.example"):
         assert secret not in f"{facts} {facts!r}"
+    assert "ref 7" not in repr(facts), "a client may write a number there"
+
+
+# Keys that facts got since their first version.
+ADDED_SINCE = {
+    *("insights", "a_tag", "b_tag", "time_format", "missing_recording", "callback_to"),
+    *("custom_field", "record"),
+}
+
+
+@pytest.mark.parametrize("facts", ALL_KINDS)
+def test_facts_of_an_earlier_version_are_still_told(facts: Facts) -> None:
+    kept = {key: value for key, value in facts.to_json().items() if key not in ADDED_SINCE}
+    if facts.kind is EventKind.DEALLOCATED:
+        for side, pin in (("a", "0713"), ("b", "884")):
+            del kept[side]["pins"]
+            kept[side]["pin"] = pin
+    assert facts_of(facts.kind, kept) == facts
+
+
+def test_a_side_without_pin_of_an_earlier_version_is_still_told() -> None:
+    kept = deallocated(a_pin=None, b_pin=None).to_json()
+    for side in ("a", "b"):
+        del kept[side]["pins"]
+        kept[side]["pin"] = None
+    assert facts_of(EventKind.DEALLOCATED, kept) == deallocated(a_pin=None, b_pin=None)
 
 
 def test_the_call_event_is_the_sample() -> None:
@@ -185,6 +319,159 @@ def test_no_start_time_is_too_strange_to_be_told(written: str) -> None:
     assert told.endswith("+05:30")
 
 
-def test_greenvn_has_no_bodies_yet() -> None:
-    with pytest.raises(NotWorded):
-        body_of(Product.GREENVN, verified())
+# ── GreenVN ──────────────────────────────────────────────────────────────────
+
+
+def test_a_greenvn_call() -> None:
+    assert body_of(Product.GREENVN, call_completed(timezone="IST", recording_url=None)) == {
+        "start_time": "2020-03-23T12:58:02+05:30",
+        "direction": "incoming",
+        "source": "exotel",
+        "dial_call_duration": "20",
+        "connection_id": "random_string",
+        "dial_call_status": "completed",
+        "greenvn": "+916292134464",
+        "recording_url": "null",
+        "on_call_duration": 17,
+        "greenvn_id": "6447bb53-70c3-40ea-850b-de2fd3c585ee",
+        "call_type": "completed",
+        "call_sid": "ec44cfd684850a68decc4cebc4e2143u",
+        "to": "+916292134471",
+        "current_time": "2020-03-23T18:28:22+05:30",
+        "from": "+917987686144",
+    }
+
+
+def test_insights_are_told_where_the_platform_sent_some() -> None:
+    body = body_of(Product.GREENVN, call_completed(insights=INSIGHTS))
+    assert body["insights"] == SAMPLE_GREENVN_CALL_WITH_INSIGHTS["insights"]
+    assert "insights" not in body_of(Product.GREENVN, call_completed())
+
+
+def test_what_the_platform_left_out_of_its_insights_is_null() -> None:
+    body = body_of(Product.GREENVN, call_completed(insights=Insights(status="failed")))
+    assert body["insights"] == {
+        "DisconnectedBy": None,
+        "Status": "failed",
+        "DetailedStatus": None,
+        "RingingDuration": None,
+    }
+
+
+def test_greenpin_has_no_insights() -> None:
+    assert body_of(Product.GREENPIN, call_completed(insights=INSIGHTS)) == body_of(
+        Product.GREENPIN, call_completed()
+    )
+
+
+def test_a_released_greenvn() -> None:
+    assert body_of(Product.GREENVN, deallocated()) == {
+        "connection_id": "order-id",
+        "aparty_numbers": ["+917987686144"],
+        "bparty_numbers": ["+916292134471"],
+        # As the wire of GreenVN has them: integers, which have no leading zero.
+        "aparty_pins": [713],
+        "bparty_pins": [884],
+        "usage": "twoway",
+        "state": "vault",
+        "greenvn": "+916292134464",
+        "greenvn_id": "6447bb53-70c3-40ea-850b-de2fd3c585ee",
+    }
+
+
+@pytest.mark.parametrize(("a_pin", "b_pin"), [(None, OTHER_PIN), (PIN, None), (Pin("0"), None)])
+def test_a_greenvn_side_without_pin_lists_a_null(a_pin: Pin | None, b_pin: Pin | None) -> None:
+    body = body_of(Product.GREENVN, deallocated(a_pin=a_pin, b_pin=b_pin))
+    assert body["aparty_pins"] == [None if a_pin is None else int(a_pin.digits)]
+    assert body["bparty_pins"] == [None if b_pin is None else int(b_pin.digits)]
+
+
+def test_a_verified_caller_of_a_greenvn_is_told_with_the_pin_as_text_and_without_the_call() -> None:
+    assert body_of(Product.GREENVN, verified(caller=None)) == {
+        "caller": None,
+        "greenvn_id": "6447bb53-70c3-40ea-850b-de2fd3c585ee",
+        "greenvn": "+916292134464",
+        "connection_id": "order-id",
+        "pin": "0713",
+    }
+
+
+def test_a_failed_verification_on_a_greenvn() -> None:
+    assert body_of(Product.GREENVN, verification_failed()) == {
+        "start_time": "2021-11-09T10:09:15+05:30",
+        "caller": "+917987686144",
+        "greenvn": "+916292134464",
+        "call_sid": "ec44cfd684850a68decc4cebc4e2143u",
+        "pin": "00123456789012",
+    }
+
+
+# ── what settings and the second generation add ──────────────────────────────
+
+
+@pytest.mark.parametrize("product", Product)
+def test_tags_come_after_the_documented_keys(product: Product) -> None:
+    plain = body_of(product, call_completed())
+    tagged = body_of(product, call_completed(a_tag="agent", b_tag="customer"))
+    assert list(tagged.items()) == [*plain.items(), ("aparty_tag", "agent"), ("bparty_tag", "customer")]
+
+
+@pytest.mark.parametrize("product", Product)
+@pytest.mark.parametrize("custom_field", [None, "ref 7"])
+@pytest.mark.parametrize("record", [True, False])
+def test_the_second_generation_adds_two_keys_at_the_end(
+    product: Product, custom_field: str | None, record: bool
+) -> None:
+    for facts_with in (call_completed, deallocated, verified):
+        plain = body_of(product, facts_with(transaction_id=None))
+        added = body_of(product, facts_with(transaction_id=None, custom_field=custom_field, record=record))
+        assert list(added.items()) == [*plain.items(), ("custom_field", custom_field), ("record", record)]
+        assert plain["transaction_id" if product is Product.GREENPIN else "connection_id"] is None
+
+
+@pytest.mark.parametrize("product", Product)
+def test_a_call_without_recording_may_say_null_as_json_has_it(product: Product) -> None:
+    def recording_url(**facts: Any) -> Any:
+        return body_of(product, call_completed(missing_recording=MissingRecording.NULL, **facts))[
+            "recording_url"
+        ]
+
+    assert recording_url(recording_url=None) is None
+    assert (
+        recording_url(recording_url="https://recordings.example/1.mp3") == "https://recordings.example/1.mp3"
+    )
+
+
+@pytest.mark.parametrize("product", Product)
+@pytest.mark.parametrize(("called", "told"), [(CALLED, "+916292134464"), (None, None)])
+def test_the_number_dialled_may_be_masked_by_the_vn(
+    product: Product, called: E164 | None, told: str | None
+) -> None:
+    body = body_of(product, call_completed(called=called, callback_to=CallbackTo.MASKED))
+    assert body["to"] == told
+    assert "+916292134471" not in body.values()
+
+
+@pytest.mark.parametrize("product", Product)
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("2026-02-23 12:31:58", "2026-02-23 12:31:58"),
+        ("Mon, 23 Feb 2026 12:31:59", "2026-02-23 12:31:59"),
+        ("2026-02-23T07:01:58Z", "2026-02-23 12:31:58"),
+        ("2026-02-23T12:31:58.500", "2026-02-23 12:31:58"),
+        ("1970-01-01 05:30:00", "2021-11-09 10:09:15"),
+        (None, "2021-11-09 10:09:15"),
+    ],
+)
+def test_times_may_be_plain(product: Product, written: str | None, told: str) -> None:
+    facts = verification_failed(start_time=written, time_format=CallbackTimeFormat.PLAIN)
+    assert body_of(product, facts)["start_time"] == told
+
+
+@pytest.mark.parametrize("product", Product)
+def test_plain_times_are_the_accounts_own(product: Product) -> None:
+    body = body_of(product, call_completed(timezone="IST", time_format=CallbackTimeFormat.PLAIN))
+    assert (body["start_time"], body["current_time"]) == ("2020-03-23 12:58:02", "2020-03-23 18:28:22")
+    body = body_of(product, call_completed(timezone="UTC", time_format=CallbackTimeFormat.PLAIN))
+    assert (body["start_time"], body["current_time"]) == ("2020-03-23 12:58:02", "2020-03-23 12:58:22")

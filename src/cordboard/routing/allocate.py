@@ -48,9 +48,9 @@ class Code(IntEnum):
     FLOW = 50
 
 
-# Where one body breaks several rules, the first of these is answered (routing.md, Promises 3). Regions and
-# flows, which it does not place, are names that are not the tenant's to use, like a VN of somebody else.
-PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 15, 50, 13, 14, 18, 19, 4)))
+# Where one body breaks several rules, the first of these is answered (routing.md, Promises 3). It does not
+# place regions (15) and flows (50): they wait until what it places is right.
+PRECEDENCE: Final = tuple(map(Code, (3, 5, 16, 8, 13, 14, 18, 19, 15, 50, 4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +159,11 @@ class Standing:
     updated_at_us: int | None = None
     released_at_us: int | None = None
     release_cause: ReleaseCause | None = None
+
+    @property
+    def told_record(self) -> bool | None:
+        """What events say of recording; the first generation knows no such word."""
+        return self.allocation.policy.record if self.generation is Generation.SECOND else None
 
     def is_active(self, now_us: int) -> bool:
         """Past its end it is vaulted for everybody; nothing waits for the sweep."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from enum import Enum
+from typing import Any, Final, TypeVar
 
 from cordboard.routing.model import NEVER_US, CallRules
 
@@ -22,6 +23,45 @@ _SECONDS_PER: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 # Nine digits of days are more years than dates hold; what is over the cap is cut to it anyway.
 _DURATION = re.compile(r"([0-9]{1,9})([dhms])", re.ASCII)
 _RATE = re.compile(r"([0-9]{1,9})/([0-9]{1,9}[dhms])", re.ASCII)
+
+
+class VnSharing(Enum):
+    """Whether a VN of a second-generation allocation may carry others, told apart by their PINs."""
+
+    EXCLUSIVE = "exclusive"
+    PIN = "pin"
+
+
+class VnChoice(Enum):
+    """Which of the fitting VNs an allocation gets; sticky is one that its people had before."""
+
+    LEAST_LOADED = "least_loaded"
+    PREFER_STICKY = "prefer_sticky"
+    AVOID_STICKY = "avoid_sticky"
+
+
+class CallbackTimeFormat(Enum):
+    """How callbacks write times (exotel.md 11.14), both in the account's time zone."""
+
+    ISO = "iso"  # 2021-11-09T10:09:15+05:30
+    PLAIN = "plain"  # 2021-11-09 10:09:15
+
+
+class MissingRecording(Enum):
+    """What `recording_url` is where there is no recording (exotel.md 11.16)."""
+
+    TEXT = "text"  # the text "null", as the pages show it
+    NULL = "null"  # JSON's null
+
+
+class CallbackTo(Enum):
+    """What a call event's `to` tells (exotel.md 11.17)."""
+
+    REAL = "real"  # the number that was dialled out
+    MASKED = "masked"  # the VN, so that subscribers learn nobody's number
+
+
+Choice = TypeVar("Choice", bound=Enum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +93,20 @@ class TenantSettings:
     prompt_pin_again: str = "That did not work. Please enter your PIN again, followed by the hash key."
     greeting_connect: str = "Please wait while we connect you."
     greeting_refused: str = "Sorry, this call cannot be connected. Goodbye."
+    tag_enabled: bool = False
+    # What the sides are called in call events, where their allocation does not say.
+    a_tag: str = "aparty"
+    b_tag: str = "bparty"
+    callback_time_format: CallbackTimeFormat = CallbackTimeFormat.ISO
+    missing_recording: MissingRecording = MissingRecording.TEXT
+    callback_to: CallbackTo = CallbackTo.REAL
+    vn_sharing: VnSharing = VnSharing.EXCLUSIVE
+    vn_choice: VnChoice = VnChoice.LEAST_LOADED
+    # The ids of the account's call flows; empty: it has one, which nobody names.
+    flows: tuple[str, ...] = ()
+    default_flow_id: str | None = None
+    default_region: str | None = None  # one of regions.REGIONS
+    generation_2_enabled: bool = True
 
 
 DEFAULTS: Final = TenantSettings()
@@ -87,6 +141,9 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
     def rate(key: str, default: Rate) -> Rate:
         return (parse_rate(given[key]) if given.get(key) else None) or default
 
+    def choice(key: str, default: Choice) -> Choice:
+        return default if (value := given.get(key)) is None else type(default)(value)
+
     longest = text("max_deallocation_time", f"{DEALLOCATION_S_MAX}s")
     return TenantSettings(
         country=text("country", DEFAULTS.country),
@@ -111,6 +168,19 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
         prompt_pin_again=text("prompt_pin_again", DEFAULTS.prompt_pin_again),
         greeting_connect=text("greeting_connect", DEFAULTS.greeting_connect),
         greeting_refused=text("greeting_refused", DEFAULTS.greeting_refused),
+        tag_enabled=flag("tag_enabled", DEFAULTS.tag_enabled),
+        a_tag=text("aparty_tag", DEFAULTS.a_tag),
+        b_tag=text("bparty_tag", DEFAULTS.b_tag),
+        callback_time_format=choice("callback_time_format", DEFAULTS.callback_time_format),
+        missing_recording=choice("missing_recording", DEFAULTS.missing_recording),
+        callback_to=choice("callback_to", DEFAULTS.callback_to),
+        vn_sharing=choice("vn_sharing", DEFAULTS.vn_sharing),
+        vn_choice=choice("vn_choice", DEFAULTS.vn_choice),
+        # Lists of anything were accepted once, and may be kept.
+        flows=tuple(flow for flow in given.get("flows") or () if isinstance(flow, str)),
+        default_flow_id=given.get("default_flow_id"),
+        default_region=given.get("default_region"),
+        generation_2_enabled=flag("generation_2_enabled", DEFAULTS.generation_2_enabled),
     )
 
 

@@ -168,8 +168,18 @@ def before_dial(
     )
 
 
-def after_dial(facts: CallFacts, now_us: int, legs: Sequence[Leg], *, is_recorded: bool = False) -> Query:
-    """What the Passthru after Connect sends, and Connect itself when it asks whom to try next."""
+def after_dial(
+    facts: CallFacts,
+    now_us: int,
+    legs: Sequence[Leg],
+    *,
+    is_recorded: bool = False,
+    has_insights: bool = False,
+) -> Query:
+    """What the Passthru after Connect sends, and Connect itself when it asks whom to try next.
+
+    `has_insights` is an account that subscribes to Call Insights (exotel.md 10.4).
+    """
     last = legs[-1] if legs else None
     has_recording = is_recorded and last is not None and last.end is LegEnd.TALKED
     call_type = CallType.INCOMPLETE if last is None else _CALL_TYPES[last.end]
@@ -195,7 +205,9 @@ def after_dial(facts: CallFacts, now_us: int, legs: Sequence[Leg], *, is_recorde
         ("RecordingAvailableBy", as_created(now_us + RECORDING_DELAY_US) if has_recording else NULL),
         ("CurrentTime", as_start_time(now_us)),
         ("OutgoingPhoneNumber", NULL if last is None else last.caller_id),
-        *(pair for index, leg in enumerate(legs) for pair in _leg(index, leg)),
+        *(pair for index, leg in enumerate(legs) for pair in _leg(index, leg, has_insights)),
+        # Where production puts them is not known.
+        *(() if last is None or not has_insights else _insights("Insights", last)),
     )
 
 
@@ -209,7 +221,7 @@ def greeting(facts: CallFacts, dialled: str = "") -> Query:
     )
 
 
-def _leg(index: int, leg: Leg) -> Query:
+def _leg(index: int, leg: Leg, has_insights: bool) -> Query:
     cause, code = _CAUSES[leg.end]
     return (
         (f"Legs[{index}][Number]", leg.number),
@@ -218,6 +230,20 @@ def _leg(index: int, leg: Leg) -> Query:
         (f"Legs[{index}][CallerId]", leg.caller_id),
         (f"Legs[{index}][CauseCode]", cause),
         (f"Legs[{index}][Cause]", code),
+        *(_insights(f"Legs[{index}][Insights]", leg) if has_insights else ()),
+    )
+
+
+def _insights(prefix: str, leg: Leg) -> Query:
+    is_by_caller = leg.end in {LegEnd.TALKED, LegEnd.CALLER_GAVE_UP}
+    return (
+        (f"{prefix}[Status]", leg.end.value),
+        (
+            f"{prefix}[DetailedStatus]",
+            "CALL_COMPLETED" if leg.end is LegEnd.TALKED else "FAILED_UNKNOWN_ERROR",
+        ),
+        (f"{prefix}[RingingDuration]", f"{leg.ring_s}.00"),
+        (f"{prefix}[DisconnectedBy]", "Caller" if is_by_caller else "NA"),
     )
 
 

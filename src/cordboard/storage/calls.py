@@ -13,9 +13,10 @@ from cordboard.clock import SECOND_US, to_datetime
 from cordboard.routing.allocate import side_key
 from cordboard.routing.model import AllocationId, AskPin, Connect, Decision, Product, Refuse
 from cordboard.routing.numbers import E164
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage.database import Connection
 from cordboard.storage.events import NewEvent, add_events
-from cordboard.storage.facts import CallCompletedFacts
+from cordboard.storage.facts import CallCompletedFacts, Insights
 from cordboard.storage.outcomes import WITHHELD, CallKey
 from cordboard.storage.queries import load
 
@@ -50,7 +51,8 @@ class NewEnd:
 
     tenant_id: str
     call_sid: str
-    timezone: str
+    # How the tenant wants to be told.
+    settings: TenantSettings
     call_type: CallType
     dial_call_status: str | None
     dialled: E164 | None
@@ -59,6 +61,7 @@ class NewEnd:
     recording_url: str | None
     start_time: str | None
     at_us: int
+    insights: Insights | None = None
     # The decision about the call, if it may not have been written yet.
     waiting: CallRow | None = None
     # What the board says of the call now, for one whose record a crash has taken.
@@ -115,6 +118,7 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
         [item.on_call_duration_s for item in first.values()],
         [item.recording_url for item in first.values()],
         [item.start_time for item in first.values()],
+        [None if item.insights is None else item.insights.to_json() for item in first.values()],
         [to_datetime(item.at_us) for item in first.values()],
     )
     ended = [(row["tenant_id"], row["call_sid"]) for row in rows]
@@ -129,6 +133,7 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
     events = []
     for told in connected:
         end = first[told["tenant_id"], told["call_sid"]]
+        settings = end.settings
         called = end.dialled or (None if told["target"] is None else E164(told["target"]))
         events.append(
             NewEvent(
@@ -145,11 +150,19 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
                     call_type=end.call_type.value,
                     start_time=end.start_time,
                     at_us=end.at_us,
-                    timezone=end.timezone,
+                    timezone=settings.timezone,
                     dial_call_duration_s=end.dial_call_duration_s,
                     on_call_duration_s=end.on_call_duration_s,
                     recording_url=end.recording_url,
                     dial_call_status=end.dial_call_status,
+                    insights=end.insights,
+                    a_tag=(told["a_tag"] or settings.a_tag) if settings.tag_enabled else None,
+                    b_tag=(told["b_tag"] or settings.b_tag) if settings.tag_enabled else None,
+                    custom_field=told["custom_field"],
+                    record=told["record"],
+                    time_format=settings.callback_time_format,
+                    missing_recording=settings.missing_recording,
+                    callback_to=settings.callback_to,
                 ),
             )
         )

@@ -56,6 +56,17 @@ def endpoint_key(product: Product, kind: EventKind) -> str:
             assert_never(unmatched)
 
 
+def tells_release(product: Product, *, is_automatic: bool) -> bool:
+    """Whether a release is told of: a GreenVN's only if its policy ended it (exotel.md 11.18)."""
+    match product:
+        case Product.GREENPIN:
+            return True
+        case Product.GREENVN:
+            return is_automatic
+        case unmatched:
+            assert_never(unmatched)
+
+
 async def add_events(connection: Connection, cell: int, events: Sequence[NewEvent], now_us: int) -> None:
     """Write the events that somebody wants to be told, inside the transaction of what they tell.
 

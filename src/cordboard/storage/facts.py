@@ -1,6 +1,12 @@
 """What events tell: the facts as the outbox keeps them, of which webhooks/payloads.py words the bodies.
 
 In memory numbers and PINs hide themselves; `to_json` is where they are written out.
+
+What a tenant's settings say of the wording is a fact too: a later change rewords no event. Facts of an
+earlier version wait in the outbox of an upgraded engine, so what was added since has a default.
+
+Where an allocation may be of the second generation, its `transaction_id` may be None, and `record` (whether
+calls are recorded) is not None; only then `custom_field` means anything.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from uuid import UUID
 
 from cordboard.routing.model import AllocationId, Party, Usage
 from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.tenant import CallbackTimeFormat, CallbackTo, MissingRecording
 
 
 class EventKind(Enum):
@@ -20,6 +27,35 @@ class EventKind(Enum):
     DEALLOCATED = "deallocated"
     VERIFIED = "verified"
     VERIFICATION_FAILED = "verification_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Insights:
+    """What a subscriber to Call Insights gets to know of a call (exotel.md 10.4), as the platform wrote it;
+    None is what it did not say, or not in the form of a word or a number."""
+
+    disconnected_by: str | None = None
+    status: str | None = None
+    detailed_status: str | None = None
+    # Seconds, a decimal number.
+    ringing_duration: str | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        return {
+            "disconnected_by": self.disconnected_by,
+            "status": self.status,
+            "detailed_status": self.detailed_status,
+            "ringing_duration": self.ringing_duration,
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, str | None]) -> Self:
+        return cls(
+            disconnected_by=kept["disconnected_by"],
+            status=kept["status"],
+            detailed_status=kept["detailed_status"],
+            ringing_duration=kept["ringing_duration"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +71,9 @@ class VerifiedFacts:
     caller: E164 | None
     pin: Pin
     call_sid: str
+    # The client's own text may say anything.
+    custom_field: str | None = field(default=None, repr=False)
+    record: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -44,6 +83,8 @@ class VerifiedFacts:
             "caller": _number_or_none(self.caller),
             "pin": self.pin.digits,
             "call_sid": self.call_sid,
+            "custom_field": self.custom_field,
+            "record": self.record,
         }
 
     @classmethod
@@ -55,6 +96,8 @@ class VerifiedFacts:
             caller=_e164_or_none(kept["caller"]),
             pin=Pin(kept["pin"]),
             call_sid=kept["call_sid"],
+            custom_field=kept.get("custom_field"),
+            record=kept.get("record"),
         )
 
 
@@ -72,6 +115,7 @@ class VerificationFailedFacts:
     virtual_number: E164
     call_sid: str
     pin: Pin
+    time_format: CallbackTimeFormat = CallbackTimeFormat.ISO
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,6 +126,7 @@ class VerificationFailedFacts:
             "virtual_number": int(self.virtual_number),
             "call_sid": self.call_sid,
             "pin": self.pin.digits,
+            "time_format": self.time_format.value,
         }
 
     @classmethod
@@ -94,6 +139,7 @@ class VerificationFailedFacts:
             virtual_number=E164(kept["virtual_number"]),
             call_sid=kept["call_sid"],
             pin=Pin(kept["pin"]),
+            time_format=CallbackTimeFormat(kept.get("time_format", "iso")),
         )
 
 
@@ -109,6 +155,9 @@ class DeallocatedFacts:
     usage: Usage
     a: Party
     b: Party
+    # The client's own text may say anything.
+    custom_field: str | None = field(default=None, repr=False)
+    record: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -117,6 +166,8 @@ class DeallocatedFacts:
             "usage": self.usage.value,
             "a": _party_to_json(self.a),
             "b": _party_to_json(self.b),
+            "custom_field": self.custom_field,
+            "record": self.record,
         }
 
     @classmethod
@@ -127,6 +178,8 @@ class DeallocatedFacts:
             usage=Usage(kept["usage"]),
             a=_party_of(kept["a"]),
             b=_party_of(kept["b"]),
+            custom_field=kept.get("custom_field"),
+            record=kept.get("record"),
         )
 
 
@@ -153,6 +206,16 @@ class CallCompletedFacts:
     # Whoever has the address may have the recording.
     recording_url: str | None = field(repr=False)
     dial_call_status: str | None
+    insights: Insights | None = None
+    # What the tenant calls the sides; None where it does not want that to be told.
+    a_tag: str | None = None
+    b_tag: str | None = None
+    time_format: CallbackTimeFormat = CallbackTimeFormat.ISO
+    missing_recording: MissingRecording = MissingRecording.TEXT
+    callback_to: CallbackTo = CallbackTo.REAL
+    # The client's own text may say anything.
+    custom_field: str | None = field(default=None, repr=False)
+    record: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -170,6 +233,14 @@ class CallCompletedFacts:
             "on_call_duration_s": self.on_call_duration_s,
             "recording_url": self.recording_url,
             "dial_call_status": self.dial_call_status,
+            "insights": None if self.insights is None else self.insights.to_json(),
+            "a_tag": self.a_tag,
+            "b_tag": self.b_tag,
+            "time_format": self.time_format.value,
+            "missing_recording": self.missing_recording.value,
+            "callback_to": self.callback_to.value,
+            "custom_field": self.custom_field,
+            "record": self.record,
         }
 
     @classmethod
@@ -189,6 +260,14 @@ class CallCompletedFacts:
             on_call_duration_s=kept["on_call_duration_s"],
             recording_url=kept["recording_url"],
             dial_call_status=kept["dial_call_status"],
+            insights=None if (insights := kept.get("insights")) is None else Insights.from_json(insights),
+            a_tag=kept.get("a_tag"),
+            b_tag=kept.get("b_tag"),
+            time_format=CallbackTimeFormat(kept.get("time_format", "iso")),
+            missing_recording=MissingRecording(kept.get("missing_recording", "text")),
+            callback_to=CallbackTo(kept.get("callback_to", "real")),
+            custom_field=kept.get("custom_field"),
+            record=kept.get("record"),
         )
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import asyncpg
 
 from cordboard.clock import to_datetime, to_instant_us
-from cordboard.routing.allocate import side_key
+from cordboard.routing.allocate import Standing, side_key
 from cordboard.routing.changes import AllocationStands, Change
 from cordboard.routing.model import (
     Admission,
@@ -25,6 +25,7 @@ from cordboard.routing.model import (
     WrongPin,
 )
 from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage import allocations, feed
 from cordboard.storage.database import Connection
 from cordboard.storage.events import NewEvent, add_events
@@ -54,9 +55,8 @@ class NewOutcome:
     # The digits as they were keyed, for the events; it need not be a PIN in form.
     digits: Pin
     start_time: str | None
-    timezone: str
-    # A failure is told in the form of the product that the VN carries.
-    product: Product
+    # How the tenant wants to be told.
+    settings: TenantSettings
     at_us: int
 
 
@@ -120,12 +120,12 @@ async def _tell(
     ]
     changes: list[Change] = await allocations.join(connection, cell, joins, found, now_us)
     changes += await _count_for_locks(connection, cell, [item.outcome for item in items])
-    events = [_failed(item) for item in items if isinstance(item.outcome, WrongPin)]
+    events = await _failures(connection, cell, items)
     for item, right in strangers:
         id = UUID(bytes=right.admission.allocation_id)
         if id in found:
             standing = found[id].standing
-            events.append(_verified(item, id, standing.client_id, standing.allocation.product))
+            events.append(_verified(item, id, standing))
     if events:
         await add_events(connection, cell, events, now_us)
     return await feed.append(connection, cell, changes, now_us) if changes else None
@@ -160,6 +160,28 @@ async def _count_for_locks(
         AllocationStands(here.tenant_no, here.standing.version, here.standing.allocation)
         for here in found.values()
     ]
+
+
+async def _failures(connection: Connection, cell: int, items: Sequence[NewOutcome]) -> list[NewEvent]:
+    """The events of wrong PINs, each in the form of the product that its VN carries."""
+    failed = [item for item in items if isinstance(item.outcome, WrongPin)]
+    if not failed:
+        return []
+    products = await products_of_lines(connection, cell, {item.call.virtual_number for item in failed})
+    return [_failed(item, products[item.call.virtual_number]) for item in failed]
+
+
+async def products_of_lines(
+    connection: Connection, cell: int, virtual_numbers: Iterable[E164]
+) -> dict[E164, Product]:
+    """VN → GreenVN if it carries allocations of that product alone, else GreenPin."""
+    rows = await connection.fetch(_SQL["products_of_lines"], cell, sorted(set(virtual_numbers)))
+    return {
+        E164(row["virtual_number"]): Product.GREENVN
+        if row["has_greenvn"] and not row["has_greenpin"]
+        else Product.GREENPIN
+        for row in rows
+    }
 
 
 async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey]) -> dict[CallKey, Progress]:
@@ -218,38 +240,41 @@ async def recent_failures(connection: Connection, since_us: int) -> list[Failure
     ]
 
 
-def _failed(item: NewOutcome) -> NewEvent:
+def _failed(item: NewOutcome, product: Product) -> NewEvent:
     return NewEvent(
         tenant_id=item.call.tenant_id,
         subject=item.call.call_sid,
-        product=item.product,
+        product=product,
         facts=VerificationFailedFacts(
             start_time=item.start_time,
             at_us=item.at_us,
-            timezone=item.timezone,
+            timezone=item.settings.timezone,
             caller=item.call.caller,
             virtual_number=item.call.virtual_number,
             call_sid=item.call.call_sid,
             pin=item.digits,
+            time_format=item.settings.callback_time_format,
         ),
     )
 
 
-def _verified(item: NewOutcome, id: UUID, client_id: str | None, product: Product) -> NewEvent:
+def _verified(item: NewOutcome, id: UUID, standing: Standing) -> NewEvent:
     caller = item.call.caller
     return NewEvent(
         tenant_id=item.call.tenant_id,
         subject=str(id),
-        product=product,
+        product=standing.allocation.product,
         # Once for each person and allocation; nobody knows whether two withheld callers are one.
         once_key=None if caller is None else f"verified:{id}:{caller.plus}",
         facts=VerifiedFacts(
-            transaction_id=client_id,
+            transaction_id=standing.client_id,
             allocation_id=AllocationId(id.bytes),
             virtual_number=item.call.virtual_number,
             caller=caller,
             pin=item.digits,
             call_sid=item.call.call_sid,
+            custom_field=standing.allocation.policy.custom_field,
+            record=standing.told_record,
         ),
     )
 

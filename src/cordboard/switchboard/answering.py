@@ -24,7 +24,6 @@ from cordboard.routing.model import (
     NoEntry,
     Outcome,
     PinEntry,
-    Product,
     Progress,
     Reason,
     Refuse,
@@ -37,6 +36,7 @@ from cordboard.storage import outcomes
 from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text, record_ends
 from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Database, DatabaseAway
+from cordboard.storage.facts import Insights
 from cordboard.storage.outcomes import CallKey, NewOutcome, Recorded
 from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.records import CallRecords
@@ -84,6 +84,7 @@ class EndReport:
     on_call_duration_s: int
     recording_url: str | None
     start_time: str | None
+    insights: Insights | None
 
 
 class CallAnswering:
@@ -197,7 +198,7 @@ class CallAnswering:
             NewEnd(
                 tenant_id=tenant.id,
                 call_sid=report.call_sid,
-                timezone=tenant.settings.timezone,
+                settings=tenant.settings,
                 call_type=report.call_type,
                 dial_call_status=report.dial_call_status,
                 dialled=report.dialled,
@@ -206,6 +207,7 @@ class CallAnswering:
                 recording_url=report.recording_url,
                 start_time=report.start_time,
                 at_us=now_us,
+                insights=report.insights,
                 waiting=waiting,
                 derived=derived,
             ),
@@ -268,8 +270,7 @@ class CallAnswering:
                 outcome=outcome,
                 digits=Pin(keyed.digits),
                 start_time=keyed.start_time,
-                timezone=tenant.settings.timezone,
-                product=Product.GREENPIN,
+                settings=tenant.settings,
                 at_us=self._clock.now_us(),
             ),
         )

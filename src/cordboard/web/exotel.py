@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from typing import Any, Final, assert_never, cast
 from urllib.parse import parse_qsl, unquote_plus
@@ -22,6 +22,7 @@ from cordboard.routing.numbers import parse_number
 from cordboard.routing.progress import Hop, clean_digits
 from cordboard.storage.calls import CallType, decision_text
 from cordboard.storage.database import CommitUnknown, DatabaseAway
+from cordboard.storage.facts import Insights
 from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
@@ -43,6 +44,12 @@ _PARAMETER: Final = re.compile(
     r"|From|To|digits|key|switch|StartTime|RecordingUrl)=([^&]*)"
 )
 _IGNORES_DIGITS: Final = "digits=ignore"
+
+# `CALL_COMPLETED`, `no-answer`: not all are known, but the longest one known has 20 characters.
+_INSIGHT_WORDS: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,63}", re.ASCII)
+# `4.39`: nine digits of seconds are more than any call has.
+_INSIGHT_SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
+_NO_INSIGHTS: Final = Insights()
 
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain"
@@ -187,6 +194,7 @@ class Exotel:
         caller = self._caller(tenant, query)
         if caller.call_sid is None or query.get("Direction", "incoming") not in _INCOMING:
             return
+        parameters = parse_qsl(raw_query)
         await self._answering.end(
             tenant,
             EndReport(
@@ -197,9 +205,10 @@ class Exotel:
                 dial_call_status=_text_or_none(query, "DialCallStatus"),
                 dialled=parse_number(_text(query, "DialWhomNumber"), tenant.settings.country),
                 dial_call_duration_s=_seconds(_text(query, "DialCallDuration")),
-                on_call_duration_s=_conversation_s(raw_query),
+                on_call_duration_s=_conversation_s(parameters),
                 recording_url=_text_or_none(query, "RecordingUrl"),
                 start_time=_text_or_none(query, "StartTime"),
+                insights=_insights(parameters),
             ),
         )
 
@@ -303,16 +312,36 @@ def _seconds(text: str) -> int:
     return min(int(digits), DURATION_S_MAX) if digits.isascii() and digits.isdigit() else 0
 
 
-def _conversation_s(raw_query: str) -> int:
+def _conversation_s(parameters: Sequence[tuple[str, str]]) -> int:
     """Talk time over all legs; unanswered ones have none (exotel.md 2.2)."""
     return min(
         sum(
             _seconds(value)
-            for name, value in parse_qsl(raw_query)
+            for name, value in parameters
             if name.startswith("Legs[") and name.endswith("][OnCallDuration]")
         ),
         DURATION_S_MAX,
     )
+
+
+def _insights(parameters: Sequence[tuple[str, str]]) -> Insights | None:
+    """What the platform says of the call as a whole, for those who subscribe to that (exotel.md 10.4).
+
+    Each key may be missing, and a value that is neither a word nor a number is as good as missing.
+    """
+    said = dict(parameters)
+
+    def matching(form: re.Pattern[str], key: str) -> str | None:
+        value = said.get(f"Insights[{key}]", "")
+        return value if form.fullmatch(value) and value != "null" else None
+
+    insights = Insights(
+        disconnected_by=matching(_INSIGHT_WORDS, "DisconnectedBy"),
+        status=matching(_INSIGHT_WORDS, "Status"),
+        detailed_status=matching(_INSIGHT_WORDS, "DetailedStatus"),
+        ringing_duration=matching(_INSIGHT_SECONDS, "RingingDuration"),
+    )
+    return None if insights == _NO_INSIGHTS else insights
 
 
 def _sent(reply: Reply) -> web.StreamResponse:

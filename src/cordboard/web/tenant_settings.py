@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 import orjson
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
@@ -25,7 +25,7 @@ from cordboard.switchboard.throttle import WINDOW_S_MAX
 from cordboard.web.bodies import read_object
 from cordboard.web.envelope import Answer, propagation
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
-from cordboard.web.schemas import FlowId, Region, checked, whole_number, without_nul
+from cordboard.web.schemas import FlowId, ServedRegion, checked, whole_number, without_nul
 
 # Some 40 keys of which ten are texts of up to 2 kB; more is somebody's database.
 SETTINGS_BYTES_MAX: Final = 64 << 10
@@ -37,6 +37,8 @@ TAG_CHARACTERS_MAX: Final = 255
 # All failures in a window are kept in memory: 8 bytes each.
 FAILURES_MAX: Final = 100_000
 RETENTION_DAYS_MAX: Final = 3_650
+# Accounts have a handful; the settings as a whole have a limit of their own.
+FLOWS_MAX: Final = 100
 
 
 # ── values ───────────────────────────────────────────────────────────────────
@@ -124,7 +126,7 @@ class SettingsBody(BaseModel):
     sms_config: Any = None
     sticky_agent_enabled: Flag | None = None
     lcr_enabled: Flag | None = None
-    default_region: Region | None = None
+    default_region: ServedRegion | None = None
     greencall_complete_event_endpoint: Endpoint | None = None
     failed_verification_event_endpoint: Endpoint | None = None
     verified_caller_event_endpoint: Endpoint | None = None
@@ -148,9 +150,12 @@ class SettingsBody(BaseModel):
     greeting_refused: Prompt | None = None
     vn_sharing: Literal["exclusive", "pin"] | None = None
     vn_choice: Literal["least_loaded", "prefer_sticky", "avoid_sticky"] | None = None
-    flows: list[Any] | None = None
+    flows: Annotated[list[FlowId], Field(max_length=FLOWS_MAX)] | None = None
     generation_2_enabled: Flag | None = None
     retention_days: Annotated[Any, _whole(1, RETENTION_DAYS_MAX)] | None = None
+    callback_time_format: Literal["iso", "plain"] | None = None
+    missing_recording: Literal["text", "null"] | None = None
+    callback_to: Literal["real", "masked"] | None = None
 
 
 def _rate_text(rate: Rate) -> str:
@@ -166,8 +171,8 @@ _DOCUMENTED: Final[dict[str, Any]] = {
     "timezone": DEFAULTS.timezone,
     "deletion_time": DEFAULTS.cool_off_s,
     "tag_enabled": "false",
-    "aparty_tag": "aparty",
-    "bparty_tag": "bparty",
+    "aparty_tag": DEFAULTS.a_tag,
+    "bparty_tag": DEFAULTS.b_tag,
     "sticky_agent_enabled": "false",
     "lcr_enabled": "false",
     "aparty_pin_length": DEFAULTS.a_pin_length,
@@ -185,10 +190,13 @@ _DOCUMENTED: Final[dict[str, Any]] = {
     "prompt_pin_again": DEFAULTS.prompt_pin_again,
     "greeting_connect": DEFAULTS.greeting_connect,
     "greeting_refused": DEFAULTS.greeting_refused,
-    "vn_sharing": "exclusive",
-    "vn_choice": "least_loaded",
-    "flows": [],
+    "vn_sharing": DEFAULTS.vn_sharing.value,
+    "vn_choice": DEFAULTS.vn_choice.value,
+    "flows": list(DEFAULTS.flows),
     "generation_2_enabled": "true",
+    "callback_time_format": DEFAULTS.callback_time_format.value,
+    "missing_recording": DEFAULTS.missing_recording.value,
+    "callback_to": DEFAULTS.callback_to.value,
 }
 DEFAULT_SETTINGS: Final[Mapping[str, Any]] = dict.fromkeys(SettingsBody.model_fields) | _DOCUMENTED
 

@@ -36,7 +36,6 @@ from cordboard.storage.allocations.releasing import (
     release,
     release_changes,
     release_ended,
-    tells_release,
 )
 from cordboard.storage.allocations.rows import ClientIdTaken, NumberTaken, PinTaken, Taken, VirtualNumberBusy
 from cordboard.storage.allocations.updating import (
@@ -89,6 +88,5 @@ __all__ = [
     "release_changes",
     "release_ended",
     "resting_virtual_numbers",
-    "tells_release",
     "update",
 ]

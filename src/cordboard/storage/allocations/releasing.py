@@ -13,7 +13,7 @@ from cordboard.routing.changes import (
     AllocationReleased,
     Change,
 )
-from cordboard.routing.model import Product, State
+from cordboard.routing.model import State
 from cordboard.storage import feed
 from cordboard.storage.allocations.reading import AllocationName, find
 from cordboard.storage.allocations.rows import (
@@ -27,7 +27,7 @@ from cordboard.storage.allocations.rows import (
     delete_uses,
 )
 from cordboard.storage.database import Connection
-from cordboard.storage.events import NewEvent, add_events
+from cordboard.storage.events import NewEvent, add_events, tells_release
 from cordboard.storage.facts import DeallocatedFacts
 from cordboard.storage.feed import Position
 from cordboard.storage.queries import load
@@ -214,7 +214,7 @@ async def _release(
     events = [
         _deallocated(standing)
         for id in ids
-        if tells_release((standing := found[id].standing).allocation.product, cause)
+        if tells_release((standing := found[id].standing).allocation.product, is_automatic=ended_only)
     ]
     if events:
         await add_events(connection, cell, events, now_us)
@@ -224,11 +224,6 @@ async def _release(
         )
         for id in ids
     ]
-
-
-def tells_release(product: Product, cause: ReleaseCause) -> bool:
-    """Whether a release is told of (exotel.md 8.10): of a GreenVN only one by its policy."""
-    return product is Product.GREENPIN or cause is ReleaseCause.EXPIRED
 
 
 def _vaulted(standing: Standing, now_us: int) -> Standing:
@@ -253,5 +248,7 @@ def _deallocated(standing: Standing) -> NewEvent:
             usage=allocation.usage,
             a=allocation.a,
             b=allocation.b,
+            custom_field=allocation.policy.custom_field,
+            record=standing.told_record,
         ),
     )

@@ -34,6 +34,7 @@ class Use(NamedTuple):
     virtual_number: E164
     allocation_id: UUID
     is_exclusive: bool
+    product: str
 
 
 class Claim(NamedTuple):
@@ -86,7 +87,7 @@ async def add_uses(connection: Connection, cell: int, uses: Sequence[Use], now_u
             [use.allocation_id for use in first.values()],
             to_datetime(now_us),
         )
-    rows = await connection.fetch(_SQL["insert_uses"], cell, *columns_of(uses, 3), to_datetime(now_us))
+    rows = await connection.fetch(_SQL["insert_uses"], cell, *columns_of(uses, 4), to_datetime(now_us))
     standing = {(row["virtual_number"], row["allocation_id"]) for row in rows}
     return [use for use in uses if (use.virtual_number, use.allocation_id) not in standing]
 
@@ -118,7 +119,7 @@ async def _end_exclusive(
 def uses(allocation: Allocation) -> list[Use]:
     virtual_numbers = dict.fromkeys((*allocation.a.virtual_numbers, *allocation.b.virtual_numbers))
     id = UUID(bytes=allocation.id)
-    return [Use(number, id, allocation.is_exclusive) for number in virtual_numbers]
+    return [Use(number, id, allocation.is_exclusive, allocation.product.value) for number in virtual_numbers]
 
 
 async def cooling_routes(
