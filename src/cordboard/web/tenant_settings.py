@@ -25,6 +25,7 @@ from cordboard.switchboard.throttle import WINDOW_S_MAX
 from cordboard.web.bodies import read_object
 from cordboard.web.envelope import Answer, propagation
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
+from cordboard.web.rate_limit import REQUESTS_MAX
 from cordboard.web.schemas import FlowId, Region, checked, whole_number, without_nul
 
 # Some 40 keys of which ten are texts of up to 2 kB; more is somebody's database.
@@ -76,13 +77,16 @@ def _longest_life(value: object) -> object:
     return value
 
 
-def _rate(value: object) -> object:
-    rate = parse_rate(value) if isinstance(value, str) else None
-    if rate is None or not 1 <= rate.count_max <= FAILURES_MAX or rate.window_s > WINDOW_S_MAX:
-        raise PydanticCustomError(
-            "rate", f'must be a count from 1 to {FAILURES_MAX} in a window of at most a day, like "9/15m"'
-        )
-    return value
+def _rate(count_max: int) -> PlainValidator:
+    def check(value: object) -> object:
+        rate = parse_rate(value) if isinstance(value, str) else None
+        if rate is None or not 1 <= rate.count_max <= count_max or rate.window_s > WINDOW_S_MAX:
+            raise PydanticCustomError(
+                "rate", f'must be a count from 1 to {count_max} in a window of at most a day, like "9/15m"'
+            )
+        return value
+
+    return PlainValidator(check)
 
 
 def _absolute_url(value: str) -> str:
@@ -98,7 +102,7 @@ def _absolute_url(value: str) -> str:
 
 Flag = Annotated[Any, PlainValidator(_flag)]
 PinLength = Annotated[Any, _whole(PIN_DIGITS_MIN, PIN_DIGITS_MAX)]
-RateText = Annotated[Any, PlainValidator(_rate)]
+RateText = Annotated[Any, _rate(FAILURES_MAX)]
 Prompt = Annotated[
     str, StringConstraints(min_length=1, max_length=PROMPT_CHARACTERS_MAX), AfterValidator(without_nul)
 ]
@@ -142,6 +146,7 @@ class SettingsBody(BaseModel):
     pin_failures_per_caller: RateText | None = None
     pin_failures_per_vn: RateText | None = None
     pin_failures_per_tenant: RateText | None = None
+    rate_limit: Annotated[Any, _rate(REQUESTS_MAX)] | None = None
     prompt_pin: Prompt | None = None
     prompt_pin_again: Prompt | None = None
     greeting_connect: Prompt | None = None
