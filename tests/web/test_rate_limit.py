@@ -1,4 +1,4 @@
-"""The tenant setting `rate_limit`: exact over any window, told when to come back, and nobody else's business."""
+"""The tenant setting `rate_limit`: exact over any window, with word of when to come back."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from cordboard.switchboard.tenants import TenantDirectory, TenantView
 from cordboard.web.auth import authenticated, check_version
 from cordboard.web.envelope import Answer, RawAnswer, envelope, response
 from cordboard.web.errors import Refused, expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.openapi import TENANT_API, Operation, Route
 from cordboard.web.rate_limit import RateLimiter
 
 TENANT_PATH: Final = "/v1/tenants/{tenant}"
@@ -46,7 +47,7 @@ class Tenants:
         self._tenants = tenants
         self._rate_limiter = RateLimiter()
 
-    def route(self, method: str, path: str, handler: TenantHandler) -> web.RouteDef:
+    def route(self, method: str, path: str, handler: TenantHandler, operation: Operation) -> Route:
         async def run(request: web.Request) -> web.Response:
             request_id = new_request_id()
             try:
@@ -65,9 +66,7 @@ class Tenants:
                 case unmatched:
                     assert_never(unmatched)
 
-        if method == "GET":
-            return web.get(path, run, expect_handler=expect_continue)
-        return web.route(method, path, run, expect_handler=expect_continue)
+        return Route(method, path, run, TENANT_API, operation, expect_handler=expect_continue)
 
     def _check_rate(self, tenant: TenantView) -> None:
         """Raises Refused (429/17). Nobody but the tenant itself gets here and uses up its requests."""

@@ -1,8 +1,8 @@
 """How often a tenant may ask the REST API: its setting `rate_limit`, per worker process, in memory.
 
 An exact log of what was admitted, so that `100/1m` means at most 100 in any minute, and so that whoever is
-refused can be told when to come back. A token bucket would be smaller, but lets nearly twice the count through
-in a window; counters of slices hold the count, but refuse a client that keeps exactly to its rate.
+refused can be told when to come back. A token bucket would be smaller, but lets nearly twice the count
+through in a window; counters of slices hold the count, but refuse a client that keeps exactly to its rate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RateLimiter:
         self._admitted: dict[str, deque[float]] = {}
 
     def wait_s(self, tenant_id: str, rate: Rate, now_s: float) -> float:
-        """0 if the request may run, which counts it; otherwise how long it must wait, and nothing is counted."""
+        """0 if the request may run, which counts it; otherwise how long it must wait, uncounted."""
         self._forget_idle(now_s)
         admitted = self._admitted.get(tenant_id, deque())
         while admitted and admitted[0] + rate.window_s <= now_s:
@@ -40,7 +40,7 @@ class RateLimiter:
         return 0.0
 
     def _forget_idle(self, now_s: float) -> None:
-        """Drop the tenants whom no window reaches any more; each is dropped once, so this costs next to nothing."""
+        """Drop the tenants whom no window reaches any more: each once, so this costs next to nothing."""
         while self._admitted:
             tenant_id, admitted = next(iter(self._admitted.items()))
             if admitted[-1] + WINDOW_S_MAX > now_s:
