@@ -195,6 +195,8 @@ class Reader:
 
     def read(self, method: str, path: str, answer: Answer) -> Any:
         said = self._served["paths"][path][method.lower()]["responses"][str(answer.status)]
+        if "$ref" in said:
+            said = self._served["components"]["responses"][said["$ref"].split("/")[-1]]
         schema = said["content"]["application/json"]["schema"]
         errors = jsonschema_rs.iter_errors({**schema, "components": self._served["components"]}, answer.body)
         assert [error.message for error in errors] == []
@@ -267,6 +269,35 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     }
     texts = {("get", path, 200) for path in ("/healthz", "/metrics", "/docs", "/openapi.json")}
     assert reader.seen == good_ones - texts
+
+
+async def test_refusals_have_the_form_that_is_documented(make_shop: MakeShop, served: Json) -> None:
+    shop, stranger = await make_shop(), await make_shop()
+    reader = Reader(served)
+    all_path, one_path = "/v1/tenants/{tenant}/greenpin", "/v1/tenants/{tenant}/greenpin/{greenpin_id}"
+    url = f"/v1/tenants/{shop.id}/greenpin"
+    made = await shop.make()
+
+    async def post(body: object = None, *, raw: bytes | None = None) -> None:
+        reader.read("POST", all_path, await shop.ask("POST", "/greenpin", body, raw=raw))
+
+    await post(shop.order(None))
+    await post(raw=b"[]")
+    await post(raw=b" " * (300 << 10))
+    await post(shop.order("order"))
+    for number in range(11):
+        party = {"vns": [shop.lines[2]], "pin_length": 1}
+        order = {"a": {**party, "numbers": [f"+9198000002{number:02d}"]}, "b": party}
+        await post({**order, "transaction_id": f"short {number}"})
+    for headers in ({}, stranger.authorization):
+        reader.read("POST", all_path, await shop.client.ask("POST", url, {}, headers=headers))
+    reader.read("DELETE", one_path, await shop.delete(UNKNOWN_ID))
+    for _ in range(2):
+        reader.read("DELETE", one_path, await shop.delete(made["greenpin_id"]))
+    await shop.ask("PUT", "/settings", {"rate_limit": "1/1h"})
+    await shop.ask("GET", "/settings")
+    await post({})
+    assert {status for _, _, status in reader.seen} == {200, 400, 401, 403, 404, 409, 410, 413, 429, 452}
 
 
 async def join(shop: Shop, pin: str) -> None:
