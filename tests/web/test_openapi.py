@@ -7,7 +7,7 @@ import re
 from base64 import b64encode
 from dataclasses import replace
 from html import escape
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 import jsonschema_rs
@@ -350,6 +350,16 @@ async def test_the_page_shows_every_operation_and_every_link_leads_somewhere(
     assert {f"schema-{name}" for name in served["components"]["schemas"]} <= set(ids)
     links = set(re.findall(r"href=[\"']([^\"']+)", page))
     assert links == {f"#{id}" for id in ids} | {"openapi.json"}
+
+
+def test_values_are_shown_as_json_and_what_is_said_of_parts_is_not_lost() -> None:
+    class Choice(BaseModel):
+        key: list[Annotated[str, Field(description="Of an item.")]] | Literal[True, "true", 5] | None
+
+    operation = Operation("Choose", body=Choice)
+    page = page_of(document([Route("POST", "/x", answer_nothing, OPEN, operation)], "1"))
+    values = "<code>true</code> or <code>&quot;true&quot;</code> or <code>5</code>"
+    assert f"list of string or {values} or null<br>Of an item." in page
 
 
 async def test_the_page_needs_nothing_but_itself_and_may_have_nothing_else(client: Client) -> None:

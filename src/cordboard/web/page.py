@@ -10,6 +10,8 @@ from html import escape
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
+
 Json = dict[str, Any]
 
 STYLE: Final = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
@@ -134,11 +136,19 @@ def _schema(schema: Json) -> str:
     rows = (
         _row(
             f"<code>{escape(key)}</code>" + (" <i>always</i>" if key in required else ""),
-            _joined(_kind(of_key), _prose(of_key.get("description", ""))),
+            _joined(_kind(of_key), _prose(_said(of_key))),
         )
         for key, of_key in schema["properties"].items()
     )
     return f"<table>{''.join(rows)}</table>"
+
+
+def _said(schema: Json) -> str:
+    """Its description, or those of the values that it may be or have."""
+    if "description" in schema:
+        return str(schema["description"])
+    parts = [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]
+    return " ".join(said for part in parts if (said := _said(part)))
 
 
 def _kind(schema: Json) -> str:
@@ -148,13 +158,11 @@ def _kind(schema: Json) -> str:
         return f'<a href="#schema-{name}">{name}</a>'
     for joint in ("anyOf", "allOf"):
         if joint in schema:
-            return " or ".join(
-                _joined(_kind(part), _prose(part.get("description", ""))) for part in schema[joint]
-            )
+            return " or ".join(map(_kind, schema[joint]))
     if "const" in schema or "enum" in schema:
-        return " or ".join(
-            f"<code>{escape(str(value))}</code>" for value in schema.get("enum", [schema.get("const")])
-        )
+        # As JSON, which tells a text from what it looks like.
+        values = schema["enum"] if "enum" in schema else [schema["const"]]
+        return " or ".join(f"<code>{escape(orjson.dumps(value).decode())}</code>" for value in values)
     kind = escape(str(schema.get("type", "anything")))
     if kind == "array":
         kind = f"list of {_kind(schema['items'])}"
