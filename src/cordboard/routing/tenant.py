@@ -89,6 +89,7 @@ class TenantSettings:
     pin_failures_per_caller: Rate = field(default_factory=lambda: Rate(9, 15 * 60))
     pin_failures_per_vn: Rate = field(default_factory=lambda: Rate(60, 3_600))
     pin_failures_per_tenant: Rate = field(default_factory=lambda: Rate(1_000, 3_600))
+    rate_limit: Rate | None = None  # of the REST API; None: no limit
     prompt_pin: str = "Please enter your PIN, followed by the hash key."
     prompt_pin_again: str = "That did not work. Please enter your PIN again, followed by the hash key."
     greeting_connect: str = "Please wait while we connect you."
@@ -139,7 +140,10 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
         return default if (value := given.get(key)) is None else int(value)
 
     def rate(key: str, default: Rate) -> Rate:
-        return (parse_rate(given[key]) if given.get(key) else None) or default
+        return rate_or_none(key) or default
+
+    def rate_or_none(key: str) -> Rate | None:
+        return parse_rate(given[key]) if given.get(key) else None
 
     def choice(key: str, default: Choice) -> Choice:
         return default if (value := given.get(key)) is None else type(default)(value)
@@ -164,6 +168,7 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
         pin_failures_per_caller=rate("pin_failures_per_caller", DEFAULTS.pin_failures_per_caller),
         pin_failures_per_vn=rate("pin_failures_per_vn", DEFAULTS.pin_failures_per_vn),
         pin_failures_per_tenant=rate("pin_failures_per_tenant", DEFAULTS.pin_failures_per_tenant),
+        rate_limit=rate_or_none("rate_limit"),
         prompt_pin=text("prompt_pin", DEFAULTS.prompt_pin),
         prompt_pin_again=text("prompt_pin_again", DEFAULTS.prompt_pin_again),
         greeting_connect=text("greeting_connect", DEFAULTS.greeting_connect),

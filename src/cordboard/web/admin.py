@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel
 
 from cordboard.routing.allocate import Code, Fault, Unacceptable
 from cordboard.routing.numbers import E164, parse_number
@@ -31,8 +32,24 @@ from cordboard.web.account_time import iso_text
 from cordboard.web.auth import TENANT_ID, check_admin
 from cordboard.web.bodies import BULK_BYTES_MAX, read_object
 from cordboard.web.credentials import KEYS, TOKENS, Words
+from cordboard.web.documents import (
+    AppletKeyDeleted,
+    AppletKeyMade,
+    AppletKeysShown,
+    TenantDeleted,
+    TenantMade,
+    TenantShown,
+    TenantsShown,
+    TokenDeleted,
+    TokenMade,
+    TokensShown,
+    VirtualNumberDeleted,
+    VirtualNumberShown,
+    VirtualNumbersShown,
+)
 from cordboard.web.envelope import propagation, response
 from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.openapi import ADMIN_API, Operation, Route
 from cordboard.web.schemas import NewTenantBody, NewVirtualNumbersBody, checked
 from cordboard.web.tenant_settings import checked_settings
 
@@ -52,7 +69,7 @@ class Shown:
 AdminHandler = Callable[[web.Request], Awaitable[Shown]]
 
 
-def admin_routes(switchboard: Switchboard, admin_token: str) -> list[web.RouteDef]:
+def admin_routes(switchboard: Switchboard, admin_token: str) -> list[Route]:
     return Admin(switchboard, admin_token).routes()
 
 
@@ -62,19 +79,83 @@ class Admin:
         self._database = switchboard.database
         self._admin_token = admin_token
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         vns_path = f"{TENANT_PATH}/vns"
         return [
-            self._route("POST", TENANTS_PATH, self._add_tenant),
-            self._route("GET", TENANTS_PATH, self._list_tenants),
-            self._route("GET", TENANT_PATH, self._show_tenant),
-            self._route("DELETE", TENANT_PATH, self._delete_tenant),
-            self._route("POST", vns_path, self._add_virtual_numbers),
-            self._route("GET", vns_path, self._list_virtual_numbers),
-            self._route("GET", f"{vns_path}/{{number}}", self._show_virtual_number),
-            self._route("DELETE", f"{vns_path}/{{number}}", self._delete_virtual_number),
-            *self._credential_routes(f"{TENANT_PATH}/tokens", TOKENS),
-            *self._credential_routes(f"{TENANT_PATH}/applet-keys", KEYS),
+            self._route(
+                "POST",
+                TENANTS_PATH,
+                self._add_tenant,
+                Operation(
+                    "Make a tenant, with an API token and an applet key",
+                    body=NewTenantBody,
+                    data=TenantMade,
+                    status=201,
+                    codes=(Code.CLIENT_ID_TAKEN,),
+                ),
+            ),
+            self._route(
+                "GET", TENANTS_PATH, self._list_tenants, Operation("List the tenants", data=TenantsShown)
+            ),
+            self._route(
+                "GET",
+                TENANT_PATH,
+                self._show_tenant,
+                Operation("Show a tenant", data=TenantShown, codes=(Code.NOT_FOUND,)),
+            ),
+            self._route(
+                "DELETE",
+                TENANT_PATH,
+                self._delete_tenant,
+                Operation(
+                    "Delete a tenant that has no live allocations",
+                    data=TenantDeleted,
+                    codes=(Code.NOT_FOUND, Code.CLIENT_ID_TAKEN),
+                ),
+            ),
+            self._route(
+                "POST",
+                vns_path,
+                self._add_virtual_numbers,
+                Operation(
+                    "Provision virtual numbers, all of them or none",
+                    body=NewVirtualNumbersBody,
+                    data=VirtualNumbersShown,
+                    status=201,
+                    codes=(Code.NOT_FOUND, Code.BAD_NUMBER, Code.PIN_OR_NUMBER_TAKEN),
+                ),
+            ),
+            self._route(
+                "GET",
+                vns_path,
+                self._list_virtual_numbers,
+                Operation("List the virtual numbers", data=VirtualNumbersShown, codes=(Code.NOT_FOUND,)),
+            ),
+            self._route(
+                "GET",
+                f"{vns_path}/{{number}}",
+                self._show_virtual_number,
+                Operation("Show a virtual number", data=VirtualNumberShown, codes=(Code.NOT_FOUND,)),
+            ),
+            self._route(
+                "DELETE",
+                f"{vns_path}/{{number}}",
+                self._delete_virtual_number,
+                Operation(
+                    "Delete a virtual number that has no live allocations",
+                    data=VirtualNumberDeleted,
+                    codes=(Code.NOT_FOUND, Code.CLIENT_ID_TAKEN),
+                ),
+            ),
+            *self._credential_routes(
+                f"{TENANT_PATH}/tokens", TOKENS, "API token", (TokenMade, TokensShown, TokenDeleted)
+            ),
+            *self._credential_routes(
+                f"{TENANT_PATH}/applet-keys",
+                KEYS,
+                "applet key",
+                (AppletKeyMade, AppletKeysShown, AppletKeyDeleted),
+            ),
         ]
 
     # ── tenants ──────────────────────────────────────────────────────────────
@@ -163,8 +244,17 @@ class Admin:
 
     # ── credentials ──────────────────────────────────────────────────────────
 
-    def _credential_routes(self, path: str, words: Words) -> list[web.RouteDef]:
+    def _credential_routes(
+        self,
+        path: str,
+        words: Words,
+        name: str,
+        data: tuple[type[BaseModel], type[BaseModel], type[BaseModel]],
+    ) -> list[Route]:
+        """`data`: what is shown of one that is made, of all, of one that is deleted."""
         switchboard = self._switchboard
+        made, all_shown, deleted = data
+        not_found = (Code.NOT_FOUND,)
 
         async def make(request: web.Request) -> Shown:
             shown, is_propagated = await credentials.make(switchboard, _tenant_id(request), words)
@@ -179,14 +269,23 @@ class Admin:
             return Shown(shown, headers=propagation(is_propagated))
 
         return [
-            self._route("POST", path, make),
-            self._route("GET", path, show_all),
-            self._route("DELETE", f"{path}/{{id}}", delete),
+            self._route(
+                "POST", path, make, Operation(f"Make an {name}", data=made, status=201, codes=not_found)
+            ),
+            self._route(
+                "GET", path, show_all, Operation(f"List the {name}s", data=all_shown, codes=not_found)
+            ),
+            self._route(
+                "DELETE",
+                f"{path}/{{id}}",
+                delete,
+                Operation(f"Delete an {name}", data=deleted, codes=not_found),
+            ),
         ]
 
     # ── the frame ────────────────────────────────────────────────────────────
 
-    def _route(self, method: str, path: str, handler: AdminHandler) -> web.RouteDef:
+    def _route(self, method: str, path: str, handler: AdminHandler, operation: Operation) -> Route:
         async def run(request: web.Request) -> web.Response:
             try:
                 check_admin(self._admin_token, request)
@@ -195,9 +294,7 @@ class Admin:
                 return refusal(request, problem_of(error), new_request_id())
             return response(shown.status, orjson.dumps(shown.body), shown.headers)
 
-        if method == "GET":
-            return web.get(path, run, expect_handler=expect_continue)
-        return web.route(method, path, run, expect_handler=expect_continue)
+        return Route(method, path, run, ADMIN_API, operation, expect_handler=expect_continue)
 
     def _now_us(self) -> int:
         return self._switchboard.clock.now_us()

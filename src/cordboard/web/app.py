@@ -15,6 +15,7 @@ from aiohttp import web
 
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.admin import admin_routes
+from cordboard.web.documentation import Documentation
 from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
 from cordboard.web.fast_lane import FastLane
@@ -44,7 +45,7 @@ async def serving(
     """
     exotel = Exotel(switchboard)
     runner = web.AppRunner(
-        _build_app(switchboard, exotel, admin_token),
+        build_app(switchboard, exotel, admin_token),
         access_log=None,
         handle_signals=False,
         keepalive_timeout=KEEPALIVE_S,
@@ -74,12 +75,15 @@ async def serving(
         await runner.cleanup()
 
 
-def _build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
+def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX)
-    app.add_routes(exotel.routes())
-    app.add_routes(rest_routes(switchboard))
-    app.add_routes(admin_routes(switchboard, admin_token))
-    app.add_routes(Health(switchboard).routes())
+    routes = [
+        *exotel.routes(),
+        *rest_routes(switchboard),
+        *admin_routes(switchboard, admin_token),
+        *Health(switchboard).routes(),
+    ]
+    app.add_routes([*routes, *Documentation(routes).routes()])
     app.add_routes(unrouted_routes())
     return app
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
+from cordboard.routing.allocate import Code
 from cordboard.switchboard.service import Switchboard
 from cordboard.web import credentials
 from cordboard.web.credentials import KEYS
+from cordboard.web.documents import AppletKeyDeleted, AppletKeyMade, AppletKeysShown
 from cordboard.web.envelope import Answer, propagation
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
+from cordboard.web.openapi import Operation, Route
 
 
 class AppletKeys:
     def __init__(self, switchboard: Switchboard) -> None:
         self._switchboard = switchboard
 
-    def routes(self, tenants: Tenants) -> list[web.RouteDef]:
+    def routes(self, tenants: Tenants) -> list[Route]:
         path = f"{TENANT_PATH}/applet-keys"
         return [
-            tenants.route("POST", path, self._make),
-            tenants.route("GET", path, self._list),
-            tenants.route("DELETE", f"{path}/{{key_id}}", self._delete),
+            tenants.route(
+                "POST", path, self._make, Operation("Make an applet key", data=AppletKeyMade, status=201)
+            ),
+            tenants.route("GET", path, self._list, Operation("List the applet keys", data=AppletKeysShown)),
+            tenants.route(
+                "DELETE",
+                f"{path}/{{key_id}}",
+                self._delete,
+                Operation("Delete an applet key", data=AppletKeyDeleted, codes=(Code.NOT_FOUND,)),
+            ),
         ]
 
     async def _make(self, exchange: Exchange) -> Answer:

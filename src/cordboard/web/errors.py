@@ -50,6 +50,29 @@ STATUS_OF: Final[Mapping[Code, int]] = {
     Code.FLOW: 422,
 }
 
+# As the document of the API words them.
+MEANING_OF: Final[Mapping[Code, str]] = {
+    Code.INTERNAL: "our fault; with 503 the database cannot be reached",
+    Code.NOT_FOUND: "there is nothing of this id",
+    Code.UNSUPPORTED_FILTER: "a filter that there is not",
+    Code.MISSING: "a mandatory key is missing",
+    Code.NOTHING_FREE: "nothing is free to allocate",
+    Code.BAD: "a wrong type or value",
+    Code.UNAUTHENTICATED: "authentication failed",
+    Code.NOT_PERMITTED: "not yours",
+    Code.VERSION: "unsupported Exotel-Version",
+    Code.ALL_DUPLICATES: "a list of one repeated number",
+    Code.BOTH_SIDES: "a number on both sides",
+    Code.REGION: "a region that is not served",
+    Code.BAD_NUMBER: "not a telephone number, or one that may not be a party",
+    Code.TOO_MANY: "too large, too many items or too many requests",
+    Code.CLIENT_ID_TAKEN: "the id or key is in use",
+    Code.PIN_OR_NUMBER_TAKEN: "a PIN or number is registered already",
+    Code.DELETED: "deleted already, or past its end",
+    Code.DATE_RANGE: "a range that ends before it begins",
+    Code.FLOW: "a call flow that is not known",
+}
+
 # What a client may try again at once, and no sooner.
 RETRY_SOON: Final = {"Retry-After": "1"}
 

@@ -3,15 +3,20 @@ who asks, what was said, and an envelope around it whatever happens."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, assert_never
 
 from aiohttp import web
 
+from cordboard.routing.allocate import Code
 from cordboard.switchboard.tenants import TenantDirectory, TenantView
 from cordboard.web.auth import authenticated, check_version
 from cordboard.web.envelope import Answer, RawAnswer, envelope, response
-from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.errors import Refused, expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.openapi import TENANT_API, Operation, Route
+from cordboard.web.rate_limit import RateLimiter
 
 TENANT_PATH: Final = "/v1/tenants/{tenant}"
 
@@ -40,12 +45,14 @@ class Tenants:
 
     def __init__(self, tenants: TenantDirectory) -> None:
         self._tenants = tenants
+        self._rate_limiter = RateLimiter()
 
-    def route(self, method: str, path: str, handler: TenantHandler) -> web.RouteDef:
+    def route(self, method: str, path: str, handler: TenantHandler, operation: Operation) -> Route:
         async def run(request: web.Request) -> web.Response:
             request_id = new_request_id()
             try:
                 tenant = authenticated(self._tenants, request)
+                self._check_rate(tenant)
                 check_version(request)
                 exchange = Exchange(request, request_id, tenant)
                 answer = await handler(exchange)
@@ -59,6 +66,15 @@ class Tenants:
                 case unmatched:
                     assert_never(unmatched)
 
-        if method == "GET":
-            return web.get(path, run, expect_handler=expect_continue)
-        return web.route(method, path, run, expect_handler=expect_continue)
+        return Route(method, path, run, TENANT_API, operation, expect_handler=expect_continue)
+
+    def _check_rate(self, tenant: TenantView) -> None:
+        """Raises Refused (429/17). Nobody but the tenant itself gets here and uses up its requests."""
+        rate = tenant.settings.rate_limit
+        if rate is None:
+            return
+        wait_s = self._rate_limiter.wait_s(tenant.id, rate, time.monotonic())
+        if wait_s > 0:
+            message = f"rate_limit: at most {rate.count_max} requests in {rate.window_s} s are admitted."
+            # Rounded up: who comes back at that second is admitted.
+            raise Refused(Code.TOO_MANY, message, status=429, headers={"Retry-After": str(math.ceil(wait_s))})

@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, assert_never, cast
 from urllib.parse import parse_qsl, unquote_plus
@@ -27,6 +28,8 @@ from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.web.auth import basic_credentials
+from cordboard.web.documents import AppletQuery, ConnectReply, GatherReply, PassthruQuery
+from cordboard.web.openapi import APPLETS, JSON, OPEN, TEXT, Header, Operation, Route, Said
 from cordboard.web.reply import Reply
 
 # LMDB keys and a CallSid of 32 characters (exotel.md 1.2) both stay far below.
@@ -50,9 +53,6 @@ _INSIGHT_WORDS: Final = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,63}", re.ASCII)
 # `4.39`: nine digits of seconds are more than any call has.
 _INSIGHT_SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
 _NO_INSIGHTS: Final = Insights()
-
-_JSON: Final = "application/json"
-_TEXT: Final = "text/plain"
 
 _CHALLENGE: Final = 'WWW-Authenticate: Basic realm="cordboard"\r\n'
 
@@ -79,16 +79,18 @@ class Exotel:
         self._timeout_s = switchboard.settings.answer_timeout_s
         self._logs_hops = switchboard.settings.log_level == "debug"
 
-    def routes(self) -> list[web.RouteDef]:
-        routes: list[web.RouteDef] = []
+    def routes(self) -> list[Route]:
+        routes: list[Route] = []
         for applet in Applet:
             handler = self._handler(applet)
             allow_head = applet is Applet.GREETING
             path = f"/v1/tenants/{{tenant}}/exotel/{applet.value}"
             # A platform may lose the query of a configured URL, and with it the key (exotel.md 11.9).
             path_with_key = f"/v1/tenants/{{tenant}}/exotel/k/{{key}}/{applet.value}"
-            routes.append(web.get(path, handler, allow_head=allow_head))
-            routes.append(web.get(path_with_key, handler, allow_head=allow_head))
+            operation = _OPERATIONS[applet]
+            with_key = replace(operation, summary=f"{operation.summary} (key in the path)")
+            routes.append(Route("GET", path, handler, APPLETS, operation, allow_head=allow_head))
+            routes.append(Route("GET", path_with_key, handler, OPEN, with_key, allow_head=allow_head))
         return routes
 
     def _handler(self, applet: Applet) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -100,7 +102,7 @@ class Exotel:
             query = read_query(request.rel_url.raw_query_string)
             tenant = self._authenticate(request, query)
             if tenant is None:
-                return _sent(Reply(b"Unauthorized", _TEXT, 401, _CHALLENGE))
+                return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
             try:
                 response = await self._respond(applet, tenant, query, request)
             except (DatabaseAway, CommitUnknown, TimeoutError) as away:
@@ -159,7 +161,7 @@ class Exotel:
         if applet is _PASSTHRU and (call_type := _ENDS.get(query.get("CallType", ""))) is not None:
             async with asyncio.timeout(self._timeout_s):
                 await self._record_end(tenant, query, call_type, request.rel_url.raw_query_string)
-            return Reply(_SELECT["ended"], _TEXT)
+            return Reply(_SELECT["ended"], TEXT)
         caller = self._caller(tenant, query)
         is_recorded = applet is not _GREETING
         decision: Decision | None
@@ -242,7 +244,7 @@ class Exotel:
             case Applet.GREETING:
                 return _render_greeting(refused, tenant)
             case Applet.CONNECT | Applet.GATHER:
-                return Reply(b"Service Unavailable", _TEXT, 503, "Retry-After: 1\r\n")
+                return Reply(b"Service Unavailable", TEXT, 503, "Retry-After: 1\r\n")
             case unmatched:
                 assert_never(unmatched)
 
@@ -270,6 +272,40 @@ _HOPS: Final = {
     Applet.CONNECT: Hop.DECISION,
     Applet.GATHER: Hop.PROMPT,
     Applet.GREETING: Hop.DEAF,
+}
+
+_UNAUTHORIZED: Final = Said("Not this tenant's key.", {TEXT: None}, ("WWW-Authenticate",))
+_UNAVAILABLE: Final = Said("Our fault: the platform takes its fallback URL.", {TEXT: None}, ("Retry-After",))
+_OPERATIONS: Final = {
+    Applet.PASSTHRU: Operation(
+        "Passthru: decide, or record how the call ended",
+        query=PassthruQuery,
+        answers={
+            200: Said("Connect; with `switch` the word for a SwitchCase to read.", {TEXT: None}),
+            302: Said("Anything else; there is nowhere to be redirected to.", {TEXT: None}),
+            401: _UNAUTHORIZED,
+        },
+    ),
+    Applet.GATHER: Operation(
+        "Gather: what to say, and how many digits to wait for",
+        query=AppletQuery,
+        answers={200: Said("For a Gather.", {JSON: GatherReply}), 401: _UNAUTHORIZED, 503: _UNAVAILABLE},
+    ),
+    Applet.CONNECT: Operation(
+        "Connect: whom to dial",
+        query=AppletQuery,
+        headers=(Header("Exotel-Version", "Any: the answer is JSON."),),
+        answers={
+            200: Said("The numbers, separated by commas, or JSON.", {TEXT: None, JSON: ConnectReply}),
+            401: _UNAUTHORIZED,
+            503: _UNAVAILABLE,
+        },
+    ),
+    Applet.GREETING: Operation(
+        "Greeting: what to say to somebody who is not connected",
+        query=AppletQuery,
+        answers={200: Said("A sentence.", {TEXT: None}), 401: _UNAUTHORIZED},
+    ),
 }
 
 
@@ -355,14 +391,14 @@ def _sent(reply: Reply) -> web.StreamResponse:
 def _render_passthru(decision: Decision, *, is_switch: bool) -> Reply:
     match decision:
         case Connect():
-            return Reply(_SELECT["connect"], _TEXT)
+            return Reply(_SELECT["connect"], TEXT)
         case AskPin():
             word = "pin"
         case Refuse():
             word = "reject"
         case unmatched:
             assert_never(unmatched)
-    return Reply(_SELECT[word], _TEXT, 200 if is_switch else 302)
+    return Reply(_SELECT[word], TEXT, 200 if is_switch else 302)
 
 
 def _render_gather(decision: Decision, tenant: TenantView) -> Reply:
@@ -402,7 +438,7 @@ def _render_gather(decision: Decision, tenant: TenantView) -> Reply:
 def _render_connect(decision: Decision, *, is_programmable: bool) -> Reply:
     numbers = [number.plus for number in decision.targets] if isinstance(decision, Connect) else []
     if not is_programmable:
-        return Reply(",".join(numbers).encode(), _TEXT)
+        return Reply(",".join(numbers).encode(), TEXT)
     reply: dict[str, Any] = {"fetch_after_attempt": False, "destination": {"numbers": numbers}}
     if isinstance(decision, Connect):
         reply["outgoing_phone_number"] = decision.caller_id.plus
@@ -423,8 +459,8 @@ def _render_greeting(decision: Decision, tenant: TenantView) -> Reply:
             sentence = settings.greeting_refused
         case unmatched:
             assert_never(unmatched)
-    return Reply(sentence.encode(), _TEXT)
+    return Reply(sentence.encode(), TEXT)
 
 
 def _json(reply: dict[str, Any]) -> Reply:
-    return Reply(orjson.dumps(reply), _JSON)
+    return Reply(orjson.dumps(reply), JSON)

@@ -18,13 +18,31 @@ from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import GreenPinRevision, GreenPinWish
 from cordboard.web.account_time import iso_text, plain_text
 from cordboard.web.bodies import BULK_BYTES_MAX, JSON_BYTES_MAX, parse_object, read_bytes, read_object
+from cordboard.web.documents import GreenPinData, GreenPinItemData, GreenPinItemsBody, MembersData
 from cordboard.web.envelope import Answer, RawAnswer, propagation
 from cordboard.web.errors import Problem, Refused, problem_of
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
-from cordboard.web.schemas import parse_create, parse_id, parse_update
+from cordboard.web.openapi import Header, Operation, Route
+from cordboard.web.schemas import UPDATABLE, GreenPinBody, parse_create, parse_id, parse_update
 
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
 KEY_CHARACTERS_MAX: Final = 255
+
+_IDEMPOTENCY_HEADER: Final = Header(
+    IDEMPOTENCY_KEY,
+    "A request repeated under the same key within 24 h gets the first answer again.",
+    {"type": "string", "minLength": 1, "maxLength": KEY_CHARACTERS_MAX},
+)
+# What a create or an update may break.
+_RULES: Final = (
+    Code.NOTHING_FREE,
+    Code.NOT_PERMITTED,
+    Code.ALL_DUPLICATES,
+    Code.BOTH_SIDES,
+    Code.BAD_NUMBER,
+    Code.CLIENT_ID_TAKEN,
+    Code.PIN_OR_NUMBER_TAKEN,
+)
 
 
 class GreenPins:
@@ -32,16 +50,69 @@ class GreenPins:
         self._switchboard = switchboard
         self._allocating = switchboard.allocating
 
-    def routes(self, tenants: Tenants) -> list[web.RouteDef]:
+    def routes(self, tenants: Tenants) -> list[Route]:
         all_path = f"{TENANT_PATH}/greenpin"
         one_path = f"{all_path}/{{greenpin_id}}"
         return [
-            tenants.route("POST", all_path, self._create),
-            tenants.route("PUT", all_path, self._update_many),
-            tenants.route("GET", one_path, self._show),
-            tenants.route("PUT", one_path, self._update),
-            tenants.route("DELETE", one_path, self._release),
-            tenants.route("GET", f"{one_path}/members", self._members),
+            tenants.route(
+                "POST",
+                all_path,
+                self._create,
+                Operation(
+                    "Make an allocation",
+                    description=(
+                        "At least one side has numbers and at least one has virtual numbers; the other side"
+                        " inherits the latter. A PIN that is not given is drawn."
+                    ),
+                    body=GreenPinBody,
+                    required=("transaction_id",),
+                    headers=(_IDEMPOTENCY_HEADER,),
+                    data=GreenPinData,
+                    codes=_RULES,
+                ),
+            ),
+            tenants.route(
+                "PUT",
+                all_path,
+                self._update_many,
+                Operation(
+                    "Change many allocations",
+                    description="Each item by itself, in their order.",
+                    body=GreenPinItemsBody,
+                    data=list[GreenPinItemData],
+                    also={207: "Some items failed; the others are changed."},
+                ),
+            ),
+            tenants.route(
+                "GET",
+                one_path,
+                self._show,
+                Operation("Show an allocation", data=GreenPinData, codes=(Code.NOT_FOUND,)),
+            ),
+            tenants.route(
+                "PUT",
+                one_path,
+                self._update,
+                Operation(
+                    "Change an allocation",
+                    description=f"At least one of {UPDATABLE}; what is not named stays as it is.",
+                    body=GreenPinBody,
+                    data=GreenPinData,
+                    codes=(*_RULES, Code.NOT_FOUND, Code.DELETED),
+                ),
+            ),
+            tenants.route(
+                "DELETE",
+                one_path,
+                self._release,
+                Operation("End an allocation", data=GreenPinData, codes=(Code.NOT_FOUND, Code.DELETED)),
+            ),
+            tenants.route(
+                "GET",
+                f"{one_path}/members",
+                self._members,
+                Operation("Who joined an allocation by PIN", data=MembersData, codes=(Code.NOT_FOUND,)),
+            ),
         ]
 
     async def _create(self, exchange: Exchange) -> RawAnswer:

@@ -12,6 +12,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from cordboard.storage import events
 from cordboard.storage.database import DatabaseAway
 from cordboard.switchboard.service import Switchboard
+from cordboard.web.documents import Readiness
+from cordboard.web.openapi import JSON, OPEN, TEXT, Operation, Route, Said
 
 # A scrape waits 10 s by default; the database gets a part of that.
 DATABASE_TIMEOUT_S: Final = 1.0
@@ -21,11 +23,20 @@ class Health:
     def __init__(self, switchboard: Switchboard) -> None:
         self._switchboard = switchboard
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
+        alive = Operation("Whether it is alive", answers={200: Said("It is.", {TEXT: None})})
+        ready = Operation(
+            "Whether it may be sent calls",
+            answers={
+                200: Said("The board is loaded and fresh.", {JSON: Readiness}),
+                503: Said("The board is not loaded, or old.", {JSON: Readiness}),
+            },
+        )
+        metrics = Operation("How it is doing", answers={200: Said("For Prometheus.", {TEXT: None})})
         return [
-            web.get("/healthz", self._healthz),
-            web.get("/readyz", self._readyz),
-            web.get("/metrics", self._metrics),
+            Route("GET", "/healthz", self._healthz, OPEN, alive),
+            Route("GET", "/readyz", self._readyz, OPEN, ready),
+            Route("GET", "/metrics", self._metrics, OPEN, metrics),
         ]
 
     async def _healthz(self, _: web.Request) -> web.Response:

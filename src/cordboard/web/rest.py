@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.applet_keys import AppletKeys
 from cordboard.web.exchange import Tenants
 from cordboard.web.greenpin import GreenPins
+from cordboard.web.openapi import Route
 from cordboard.web.tenant_settings import SettingsResource
 
 
-def rest_routes(switchboard: Switchboard) -> list[web.RouteDef]:
+def rest_routes(switchboard: Switchboard) -> list[Route]:
     tenants = Tenants(switchboard.tenants)
     return [
         *GreenPins(switchboard).routes(tenants),

@@ -20,6 +20,7 @@ from pydantic import (
     PlainValidator,
     StringConstraints,
     ValidationError,
+    WithJsonSchema,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -98,8 +99,25 @@ def _tenant_id(value: object) -> str:
     return value
 
 
+def whole_number_schema(smallest: int, largest: int) -> WithJsonSchema:
+    """What `whole_number` reads."""
+    digits = {"type": "string", "pattern": f"^[0-9]{{1,{len(str(largest))}}}$"}
+    return WithJsonSchema({"anyOf": [{"type": "integer", "minimum": smallest, "maximum": largest}, digits]})
+
+
+DURATION_PATTERN: Final = "0*[1-9][0-9]*[dhms]"
+# Nine digits and a unit (routing/tenant.py).
+DURATION_CHARACTERS_MAX: Final = 10
+
+# The forms of ids in paths and bodies, as JSON schemas.
+FORMS_OF_IDS: Final[Mapping[str, dict[str, Any]]] = {
+    "tenant": {"type": "string", "pattern": f"^{TENANT_ID.pattern}$"},
+    "uuid": {"type": "string", "format": "uuid"},
+}
+
 # The bounds come first: behind a function pydantic no longer knows that it measures text.
 Text = Annotated[str, AfterValidator(without_nul)]
+TenantId = Annotated[str, PlainValidator(_tenant_id), WithJsonSchema(FORMS_OF_IDS["tenant"])]
 ClientId = Annotated[
     str,
     StringConstraints(min_length=1, max_length=CLIENT_ID_CHARACTERS_MAX),
@@ -108,12 +126,42 @@ ClientId = Annotated[
 FlowId = Annotated[
     str, StringConstraints(min_length=1, max_length=FLOW_ID_CHARACTERS_MAX), AfterValidator(without_nul)
 ]
-PinText = Annotated[Pin, PlainValidator(_pin)]
-PinLength = Annotated[int, PlainValidator(whole_number(PIN_DIGITS_MIN, PIN_DIGITS_MAX))]
-Duration = Annotated[int, PlainValidator(_duration)]
+# Whether it is a number is a rule of the core, which knows the tenant's country.
+Number = Annotated[
+    str,
+    Field(
+        description="A telephone number: E.164, or as it is dialled in the tenant's country.",
+        examples=["+919800000021", "9800000021"],
+    ),
+]
+PinText = Annotated[
+    Pin,
+    PlainValidator(_pin),
+    WithJsonSchema({"type": "string", "pattern": f"^[0-9]{{{PIN_DIGITS_MIN},{PIN_DIGITS_MAX}}}$"}),
+]
+PinLength = Annotated[
+    int,
+    PlainValidator(whole_number(PIN_DIGITS_MIN, PIN_DIGITS_MAX)),
+    whole_number_schema(PIN_DIGITS_MIN, PIN_DIGITS_MAX),
+]
+Duration = Annotated[
+    int,
+    PlainValidator(_duration),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": f"^{DURATION_PATTERN}$",
+            "maxLength": DURATION_CHARACTERS_MAX,
+            "description": "A number and its unit: d, h, m (minutes) or s.",
+            "examples": ["1200s", "2h"],
+        }
+    ),
+]
 Region = Literal["DL", "MU", "MH", "WB", "AP", "TN", "GJ", "KA", "KL", "RJ", "MP"]
 # What an account asks for: another region is not wrong in form, it is not served (exotel.md 8.8).
-ServedRegion = Annotated[str, PlainValidator(_served_region)]
+ServedRegion = Annotated[
+    str, PlainValidator(_served_region), WithJsonSchema({"type": "string", "enum": list(REGIONS)})
+]
 
 
 # ── GreenPin ─────────────────────────────────────────────────────────────────
@@ -124,8 +172,8 @@ class _Strict(BaseModel):
 
 
 class PartyBody(_Strict):
-    numbers: Annotated[list[str], Field(max_length=NUMBERS_PER_SIDE_MAX)] | None = None
-    vns: Annotated[list[str], Field(max_length=VIRTUAL_NUMBERS_PER_SIDE_MAX)] | None = None
+    numbers: Annotated[list[Number], Field(max_length=NUMBERS_PER_SIDE_MAX)] | None = None
+    vns: Annotated[list[Number], Field(max_length=VIRTUAL_NUMBERS_PER_SIDE_MAX)] | None = None
     pin: PinText | None = None
     pin_length: PinLength | None = None
 
@@ -135,8 +183,9 @@ class DeallocationPolicy(_Strict):
 
 
 class GreenPinBody(_Strict):
-    """A create or an update: every key optional here, because what must be there is a rule of the core."""
+    """An allocation to make, or what is to change about one."""
 
+    # Every key is optional here, because what must be there is a rule of the core.
     transaction_id: ClientId | None = None
     a: PartyBody | None = None
     b: PartyBody | None = None
@@ -149,7 +198,7 @@ class GreenPinBody(_Strict):
     bparty_tag: Text | None = None
 
 
-_UPDATABLE: Final = "a, b, usage and deallocation_policy"
+UPDATABLE: Final = "a, b, usage and deallocation_policy"
 
 
 def parse_create(given: object) -> tuple[str, Draft]:
@@ -166,7 +215,7 @@ def parse_update(given: object) -> Draft:
     body, faults = read_as(GreenPinBody, given)
     draft = _draft(body, faults)
     if draft == Draft(faults=faults) and all(fault.field == "transaction_id" for fault in faults):
-        message = f"At least one of {_UPDATABLE} must be given."
+        message = f"At least one of {UPDATABLE} must be given."
         faults = (*faults, Fault(Code.MISSING, "a", message))
     if body.transaction_id is not None:
         message = "transaction_id cannot be changed."
@@ -208,13 +257,13 @@ def _party_draft(party: PartyBody | None) -> PartyDraft:
 
 
 class NewTenantBody(_Strict):
-    id: Annotated[str, PlainValidator(_tenant_id)]
+    id: TenantId
     # Read by tenant_settings.checked_settings.
-    settings: dict[str, Any] | None = None
+    settings: Annotated[dict[str, Any] | None, Field(description="As `PUT …/settings` takes them.")] = None
 
 
 class NewVirtualNumberBody(_Strict):
-    number: str
+    number: Number
     region: Region | None = None
     type: Literal["mobile", "landline"] | None = None
     flow_id: FlowId | None = None

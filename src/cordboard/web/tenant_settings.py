@@ -11,8 +11,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import orjson
-from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
@@ -25,7 +32,18 @@ from cordboard.switchboard.throttle import WINDOW_S_MAX
 from cordboard.web.bodies import read_object
 from cordboard.web.envelope import Answer, propagation
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
-from cordboard.web.schemas import FlowId, ServedRegion, checked, whole_number, without_nul
+from cordboard.web.openapi import Operation, Route
+from cordboard.web.rate_limit import REQUESTS_MAX
+from cordboard.web.schemas import (
+    DURATION_CHARACTERS_MAX,
+    DURATION_PATTERN,
+    FlowId,
+    ServedRegion,
+    checked,
+    whole_number,
+    whole_number_schema,
+    without_nul,
+)
 
 # Some 40 keys of which ten are texts of up to 2 kB; more is somebody's database.
 SETTINGS_BYTES_MAX: Final = 64 << 10
@@ -78,13 +96,16 @@ def _longest_life(value: object) -> object:
     return value
 
 
-def _rate(value: object) -> object:
-    rate = parse_rate(value) if isinstance(value, str) else None
-    if rate is None or not 1 <= rate.count_max <= FAILURES_MAX or rate.window_s > WINDOW_S_MAX:
-        raise PydanticCustomError(
-            "rate", f'must be a count from 1 to {FAILURES_MAX} in a window of at most a day, like "9/15m"'
-        )
-    return value
+def _rate(count_max: int) -> PlainValidator:
+    def check(value: object) -> object:
+        rate = parse_rate(value) if isinstance(value, str) else None
+        if rate is None or not 1 <= rate.count_max <= count_max or rate.window_s > WINDOW_S_MAX:
+            raise PydanticCustomError(
+                "rate", f'must be a count from 1 to {count_max} in a window of at most a day, like "9/15m"'
+            )
+        return value
+
+    return PlainValidator(check)
 
 
 def _absolute_url(value: str) -> str:
@@ -98,16 +119,44 @@ def _absolute_url(value: str) -> str:
     return value
 
 
-Flag = Annotated[Any, PlainValidator(_flag)]
-PinLength = Annotated[Any, _whole(PIN_DIGITS_MIN, PIN_DIGITS_MAX)]
-RateText = Annotated[Any, PlainValidator(_rate)]
+_RATE_SCHEMA: Final = WithJsonSchema(
+    {
+        "type": "string",
+        "pattern": f"^0*[1-9][0-9]*/{DURATION_PATTERN}$",
+        "description": "A count and the window in which it may be reached, of at most a day.",
+        "examples": ["9/15m"],
+    }
+)
+_COUNTRY_SCHEMA: Final = WithJsonSchema(
+    {"type": "string", "pattern": "^[A-Za-z]{2}$", "description": "ISO 3166-1 alpha-2."}
+)
+_LONGEST_LIFE_SCHEMA: Final = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "pattern": f"^{DURATION_PATTERN}$", "maxLength": DURATION_CHARACTERS_MAX},
+            {"const": NO_END},
+        ],
+        "description": "At most 170d, which is the default; -1 is no end.",
+    }
+)
+
+Flag = Annotated[Any, PlainValidator(_flag), WithJsonSchema({"enum": [True, False, "true", "false"]})]
+PinLength = Annotated[
+    Any, _whole(PIN_DIGITS_MIN, PIN_DIGITS_MAX), whole_number_schema(PIN_DIGITS_MIN, PIN_DIGITS_MAX)
+]
+RateText = Annotated[Any, _rate(FAILURES_MAX), _RATE_SCHEMA]
 Prompt = Annotated[
     str, StringConstraints(min_length=1, max_length=PROMPT_CHARACTERS_MAX), AfterValidator(without_nul)
 ]
 Tag = Annotated[
     str, StringConstraints(min_length=1, max_length=TAG_CHARACTERS_MAX), AfterValidator(without_nul)
 ]
-Endpoint = Annotated[str, StringConstraints(max_length=URL_CHARACTERS_MAX), AfterValidator(_absolute_url)]
+Endpoint = Annotated[
+    str,
+    StringConstraints(max_length=URL_CHARACTERS_MAX),
+    AfterValidator(_absolute_url),
+    Field(json_schema_extra={"format": "uri", "pattern": "^[Hh][Tt][Tt][Pp][Ss]?:"}),
+]
 
 
 class SettingsBody(BaseModel):
@@ -115,11 +164,11 @@ class SettingsBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
-    country: Annotated[str, PlainValidator(_country)] | None = None
+    country: Annotated[str, PlainValidator(_country), _COUNTRY_SCHEMA] | None = None
     intl_num_sup: Flag | None = None
-    max_deallocation_time: Annotated[Any, PlainValidator(_longest_life)] | None = None
+    max_deallocation_time: Annotated[Any, PlainValidator(_longest_life), _LONGEST_LIFE_SCHEMA] | None = None
     timezone: Literal["IST", "UTC"] | None = None
-    deletion_time: Annotated[Any, _whole(0, 86_400)] | None = None
+    deletion_time: Annotated[Any, _whole(0, 86_400), whole_number_schema(0, 86_400)] | None = None
     tag_enabled: Flag | None = None
     aparty_tag: Tag | None = None
     bparty_tag: Tag | None = None
@@ -140,10 +189,11 @@ class SettingsBody(BaseModel):
     common_pin_length: PinLength | None = None
     common_pin_enabled: Flag | None = None
     withheld_callers: Literal["pin", "refuse"] | None = None
-    max_pin_attempts: Annotated[Any, _whole(1, 10)] | None = None
+    max_pin_attempts: Annotated[Any, _whole(1, 10), whole_number_schema(1, 10)] | None = None
     pin_failures_per_caller: RateText | None = None
     pin_failures_per_vn: RateText | None = None
     pin_failures_per_tenant: RateText | None = None
+    rate_limit: Annotated[Any, _rate(REQUESTS_MAX), _RATE_SCHEMA] | None = None
     prompt_pin: Prompt | None = None
     prompt_pin_again: Prompt | None = None
     greeting_connect: Prompt | None = None
@@ -152,7 +202,9 @@ class SettingsBody(BaseModel):
     vn_choice: Literal["least_loaded", "prefer_sticky", "avoid_sticky"] | None = None
     flows: Annotated[list[FlowId], Field(max_length=FLOWS_MAX)] | None = None
     generation_2_enabled: Flag | None = None
-    retention_days: Annotated[Any, _whole(1, RETENTION_DAYS_MAX)] | None = None
+    retention_days: (
+        Annotated[Any, _whole(1, RETENTION_DAYS_MAX), whole_number_schema(1, RETENTION_DAYS_MAX)] | None
+    ) = None
     callback_time_format: Literal["iso", "plain"] | None = None
     missing_recording: Literal["text", "null"] | None = None
     callback_to: Literal["real", "masked"] | None = None
@@ -225,9 +277,21 @@ class SettingsResource:
     def __init__(self, switchboard: Switchboard) -> None:
         self._switchboard = switchboard
 
-    def routes(self, tenants: Tenants) -> list[web.RouteDef]:
+    def routes(self, tenants: Tenants) -> list[Route]:
         path = f"{TENANT_PATH}/settings"
-        return [tenants.route("GET", path, self._show), tenants.route("PUT", path, self._change)]
+        change = Operation(
+            "Change settings",
+            description=(
+                "Keys that are not named keep their values, null takes one back to its default, and keys that"
+                " nobody knows are kept and returned. Allocations already made are not changed."
+            ),
+            body=SettingsBody,
+            data=SettingsBody,
+        )
+        return [
+            tenants.route("GET", path, self._show, Operation("Show all settings", data=SettingsBody)),
+            tenants.route("PUT", path, self._change, change),
+        ]
 
     async def _show(self, exchange: Exchange) -> Answer:
         return Answer(effective(exchange.tenant.given))

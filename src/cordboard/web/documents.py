@@ -1,0 +1,251 @@
+"""What answers look like, as models for the document of the API.
+
+Nothing is made from them: handlers write the keys of the pages in their order. tests/web hold the answers to
+them, and no key may come that is not here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cordboard.web.schemas import GreenPinBody, Region, TenantId
+
+IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+PlainTime = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}$",
+        description="In the tenant's time zone.",
+    ),
+]
+E164Text = Annotated[str, Field(pattern=r"^\+[1-9][0-9]{1,14}$")]
+PinDigits = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+Secret = Annotated[str, Field(description="Shown only in this answer.")]
+
+
+class _Answer(BaseModel):
+    """Keys with a default are those that may be absent."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Envelope(BaseModel):
+    """Around every answer of the REST API and every refusal."""
+
+    success: bool
+    status: int
+    code: int | None
+    message: str | None
+    data: Any
+    request_id: str
+    method: str
+
+
+# ── GreenPin ─────────────────────────────────────────────────────────────────
+
+
+class PartyData(_Answer):
+    vns: list[E164Text]
+    numbers: list[E164Text]
+    pin: PinDigits = Field(default_factory=str, description="Only of a side that has one.")
+
+
+class GreenPinData(_Answer):
+    transaction_id: str
+    greenpin_id: UUID
+    a: PartyData
+    b: PartyData
+    usage: Literal["oneway", "twoway"]
+    state: Literal["active", "vault"]
+    deallocation_time: PlainTime | None
+
+
+class GreenPinItemBody(GreenPinBody):
+    """One change of a bulk update."""
+
+    greenpin_id: str
+
+
+class GreenPinItemsBody(BaseModel):
+    """As many items as the installation allows, 100 unless it says otherwise."""
+
+    greenpins: Annotated[list[GreenPinItemBody], Field(min_length=1)]
+
+
+class GreenPinItemData(_Answer):
+    """What became of one item; `data` of a refused one is null."""
+
+    greenpin_id: str | None
+    success: bool
+    status: int
+    code: int | None
+    message: str | None
+    data: GreenPinData | None
+
+
+class MemberData(_Answer):
+    number: E164Text
+    side: Literal["a", "b"]
+    joined_at: IsoTime
+
+
+class MembersData(_Answer):
+    members: list[MemberData]
+
+
+# ── credentials ──────────────────────────────────────────────────────────────
+
+
+class AppletKeyMade(_Answer):
+    key_id: UUID
+    applet_key: Secret
+
+
+class AppletKeyShown(_Answer):
+    key_id: UUID
+    created_at: IsoTime
+
+
+class AppletKeysShown(_Answer):
+    applet_keys: list[AppletKeyShown]
+
+
+class AppletKeyDeleted(_Answer):
+    key_id: UUID
+
+
+class TokenMade(_Answer):
+    token_id: UUID
+    api_token: Secret
+
+
+class TokenShown(_Answer):
+    token_id: UUID
+    created_at: IsoTime
+
+
+class TokensShown(_Answer):
+    tokens: list[TokenShown]
+
+
+class TokenDeleted(_Answer):
+    token_id: UUID
+
+
+# ── administration ───────────────────────────────────────────────────────────
+
+
+class TenantMade(_Answer):
+    id: TenantId
+    api_token: Secret
+    applet_key: Secret
+
+
+class TenantInList(_Answer):
+    id: TenantId
+    cell: int
+    vns: Annotated[int, Field(description="How many it has.")]
+    created_at: IsoTime
+
+
+class TenantsShown(_Answer):
+    tenants: list[TenantInList]
+
+
+class TenantShown(_Answer):
+    id: TenantId
+    cell: int
+    settings: Annotated[dict[str, Any], Field(description="Those that were set.")]
+    created_at: IsoTime
+
+
+class TenantDeleted(_Answer):
+    id: TenantId
+
+
+class VirtualNumberShown(_Answer):
+    number: E164Text
+    region: Region | None
+    type: Literal["mobile", "landline"] | None
+    flow_id: str | None
+    created_at: IsoTime
+
+
+class VirtualNumbersShown(_Answer):
+    vns: list[VirtualNumberShown]
+
+
+class VirtualNumberDeleted(_Answer):
+    number: E164Text
+
+
+# ── applets ──────────────────────────────────────────────────────────────────
+
+
+class AppletQuery(BaseModel):
+    """What the engine reads of a platform's parameters (exotel.md 2); it ignores all others."""
+
+    CallSid: Annotated[str, Field(description="The call; the same for all its hops.")] | None = None
+    CallFrom: Annotated[str, Field(description="Who calls; empty when withheld.")] | None = None
+    CallTo: Annotated[str, Field(description="The virtual number that was dialled.")] | None = None
+    From: Annotated[str, Field(description="In place of CallFrom, where there is no CallTo.")] | None = None
+    To: Annotated[str, Field(description="In place of CallTo.")] | None = None
+    Direction: Annotated[str, Field(description="Calls that are not `incoming` are refused.")] | None = None
+    digits: (
+        Annotated[str, Field(description='What was entered, in double quotes; `ignore`: "these are no PIN".')]
+        | None
+    ) = None
+
+
+class PassthruQuery(AppletQuery):
+    switch: (
+        Annotated[str, Field(description="Given: always 200, for a SwitchCase that reads the body.")] | None
+    ) = None
+    CallType: (
+        Annotated[str, Field(description="How the call ended: nothing is decided, its end is recorded.")]
+        | None
+    ) = None
+    DialCallStatus: str | None = None
+    DialCallDuration: str | None = None
+    DialWhomNumber: str | None = None
+    RecordingUrl: str | None = None
+    StartTime: str | None = None
+
+
+class Prompt(_Answer):
+    text: str
+
+
+class GatherReply(_Answer):
+    gather_prompt: Prompt
+    max_input_digits: int
+    finish_on_key: str
+    input_timeout: int
+    repeat_menu: int
+    repeat_gather_prompt: Prompt = Field(
+        default_factory=lambda: Prompt(text=""), description="Only where a PIN is asked for."
+    )
+
+
+class Destination(_Answer):
+    numbers: list[E164Text]
+
+
+class ConnectReply(_Answer):
+    fetch_after_attempt: bool
+    destination: Destination
+    outgoing_phone_number: E164Text = Field(
+        default_factory=str, description="Only where somebody is connected."
+    )
+    record: bool = Field(default_factory=bool, description="Likewise.")
+
+
+# ── operation ────────────────────────────────────────────────────────────────
+
+
+class Readiness(_Answer):
+    ready: bool
+    board_age_s: float
