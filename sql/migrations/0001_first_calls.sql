@@ -27,6 +27,8 @@ CREATE TABLE credential (
     kind       text        NOT NULL CHECK (kind IN ('api_token', 'applet_key')),
     id         uuid        NOT NULL,
     digest     bytea       NOT NULL CHECK (length(digest) = 32),
+    -- Whether numbers and PINs are shown whole to who explains a call with it.
+    may_reveal boolean     NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (cell, tenant_id, kind, id),
     FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id)

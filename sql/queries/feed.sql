@@ -46,6 +46,10 @@ SELECT tenant.cell, tenant.id, tenant.tenant_no, tenant.settings,
           WHERE credential.cell = tenant.cell AND credential.tenant_id = tenant.id AND credential.kind = 'api_token'
           ORDER BY credential.id) AS api_token_digests,
     ARRAY(SELECT credential.digest FROM credential
+          WHERE credential.cell = tenant.cell AND credential.tenant_id = tenant.id AND credential.kind = 'api_token'
+              AND credential.may_reveal
+          ORDER BY credential.id) AS revealing_digests,
+    ARRAY(SELECT credential.digest FROM credential
           WHERE credential.cell = tenant.cell AND credential.tenant_id = tenant.id AND credential.kind = 'applet_key'
           ORDER BY credential.id) AS applet_key_digests
 FROM tenant

@@ -29,13 +29,13 @@ ORDER BY tenant.id;
 UPDATE tenant SET settings = $2 WHERE id = $1;
 
 -- name: insert_credential
-INSERT INTO credential (cell, tenant_id, kind, id, digest, created_at) VALUES ($1, $2, $3, $4, $5, $6);
+INSERT INTO credential (cell, tenant_id, kind, id, digest, may_reveal, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: delete_credential
 DELETE FROM credential WHERE cell = $1 AND tenant_id = $2 AND kind = $3 AND id = $4;
 
 -- name: credentials
-SELECT id, created_at FROM credential WHERE cell = $1 AND tenant_id = $2 AND kind = $3 ORDER BY created_at, id;
+SELECT id, may_reveal, created_at FROM credential WHERE cell = $1 AND tenant_id = $2 AND kind = $3 ORDER BY created_at, id;
 
 -- name: insert_virtual_numbers
 INSERT INTO virtual_number (number, cell, tenant_id, region, type, flow_id, is_reserved, created_at)

@@ -186,14 +186,33 @@ def vn_delete(tenant_id: str, number: str, data_dir: DataDir = None) -> None:
 
 
 def _add_credential_commands(group: typer.Typer, kind: CredentialKind, id_name: str, secret: str) -> None:
-    @group.command("add")
-    def add(tenant_id: str, data_dir: DataDir = None) -> None:
-        """Make one; the secret is shown now and never again."""
+    def make(tenant_id: str, data_dir: Path | None, *, may_reveal: bool) -> None:
         made, _ = _on_tenant(
             data_dir,
-            lambda database: provisioning.add_credential(database, tenant_id, kind, _now_us()),
+            lambda database: provisioning.add_credential(
+                database, tenant_id, kind, _now_us(), may_reveal=may_reveal
+            ),
         )
         print_json({id_name: str(made.id), secret: made.secret})
+
+    if kind is CredentialKind.API_TOKEN:
+
+        @group.command("add")
+        def add_token(
+            tenant_id: str,
+            reveal: Annotated[
+                bool, typer.Option("--reveal", help="Show numbers and PINs whole to who has it.")
+            ] = False,
+            data_dir: DataDir = None,
+        ) -> None:
+            """Make one; the secret is shown now and never again."""
+            make(tenant_id, data_dir, may_reveal=reveal)
+    else:
+
+        @group.command("add")
+        def add(tenant_id: str, data_dir: DataDir = None) -> None:
+            """Make one; the secret is shown now and never again."""
+            make(tenant_id, data_dir, may_reveal=False)
 
     @group.command("list")
     def list_(tenant_id: str, data_dir: DataDir = None) -> None:

@@ -88,6 +88,8 @@ class TenantStands:
     settings: dict[str, Any]
     api_token_digests: tuple[str, ...]
     applet_key_digests: tuple[str, ...]
+    # Of the API tokens, those to which numbers and PINs are shown whole.
+    revealing_digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ def encode(change: Change) -> tuple[str, str]:
                     "settings": change.settings,
                     "tokens": change.api_token_digests,
                     "keys": change.applet_key_digests,
+                    "reveal": change.revealing_digests,
                 }
             )
         case TenantGone(tenant_id):
@@ -231,6 +234,7 @@ def decode(kind: str, body: str | bytes) -> Change:
                 row["settings"],
                 tuple(row["tokens"]),
                 tuple(row["keys"]),
+                tuple(row["reveal"]),
             )
         case "tenant_gone":
             return TenantGone(row["id"])

@@ -142,6 +142,7 @@ def _tenant(row: asyncpg.Record) -> TenantStands:
         settings=row["settings"],
         api_token_digests=tuple(digest.hex() for digest in row["api_token_digests"]),
         applet_key_digests=tuple(digest.hex() for digest in row["applet_key_digests"]),
+        revealing_digests=tuple(digest.hex() for digest in row["revealing_digests"]),
     )
 
 

@@ -112,6 +112,7 @@ class NewCredential:
 @dataclass(frozen=True, slots=True)
 class Credential:
     id: UUID
+    may_reveal: bool
     created_at_us: int
 
 
@@ -301,13 +302,13 @@ async def set_virtual_number_state(
 
 
 async def add_credential(
-    database: Database, tenant_id: str, kind: CredentialKind, now_us: int
+    database: Database, tenant_id: str, kind: CredentialKind, now_us: int, *, may_reveal: bool = False
 ) -> tuple[NewCredential, Position]:
-    """Raises NoSuchTenant."""
+    """With `may_reveal`, numbers and PINs are shown whole to who has it. Raises NoSuchTenant."""
 
     async def run(connection: Connection) -> tuple[NewCredential, Position]:
         tenant = await _tenant(connection, tenant_id, "lock_tenant")
-        credential = await _insert_credential(connection, tenant, kind, now_us)
+        credential = await _insert_credential(connection, tenant, kind, now_us, may_reveal=may_reveal)
         return credential, await _tell(connection, tenant, now_us)
 
     return await database.write(run)
@@ -319,7 +320,7 @@ async def list_credentials(database: Database, tenant_id: str, kind: CredentialK
     async def run(connection: Connection) -> list[Credential]:
         tenant = await _tenant(connection, tenant_id, "tenant")
         rows = await connection.fetch(_SQL["credentials"], tenant.cell, tenant_id, kind.value)
-        return [Credential(row["id"], to_instant_us(row["created_at"])) for row in rows]
+        return [Credential(row["id"], row["may_reveal"], to_instant_us(row["created_at"])) for row in rows]
 
     return await database.read(run)
 
@@ -347,7 +348,7 @@ async def _tenant(connection: Connection, tenant_id: str, query: str) -> Tenant:
 
 
 async def _insert_credential(
-    connection: Connection, tenant: Tenant, kind: CredentialKind, now_us: int
+    connection: Connection, tenant: Tenant, kind: CredentialKind, now_us: int, *, may_reveal: bool = False
 ) -> NewCredential:
     credential = NewCredential(uuid4(), secrets.token_urlsafe(SECRET_BYTES))
     await connection.execute(
@@ -357,6 +358,7 @@ async def _insert_credential(
         kind.value,
         credential.id,
         digest_of_secret(credential.secret),
+        may_reveal,
         to_datetime(now_us),
     )
     return credential

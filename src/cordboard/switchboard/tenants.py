@@ -22,6 +22,7 @@ class TenantView:
         "_accepted_key",
         "_api_tokens",
         "_applet_keys",
+        "_revealing_tokens",
         "cell",
         "given",
         "id",
@@ -37,6 +38,7 @@ class TenantView:
         self.given: dict[str, Any] = change.settings
         self.settings: TenantSettings = parse_settings(change.settings)
         self._api_tokens = tuple(map(bytes.fromhex, change.api_token_digests))
+        self._revealing_tokens = tuple(map(bytes.fromhex, change.revealing_digests))
         self._applet_keys = tuple(map(bytes.fromhex, change.applet_key_digests))
         # The applet key that was accepted last: a platform sends the same one with every hop, and
         # comparing it takes a tenth of digesting it. A view lives only until the tenant changes.
@@ -44,6 +46,10 @@ class TenantView:
 
     def accepts_api_token(self, secret: str) -> bool:
         return _is_one_of(secret, self._api_tokens)
+
+    def reveals_to(self, secret: str) -> bool:
+        """Whether numbers and PINs are shown whole to who has this API token."""
+        return _is_one_of(secret, self._revealing_tokens)
 
     def accepts_applet_key(self, secret: str) -> bool:
         given = secret.encode()

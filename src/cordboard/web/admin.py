@@ -50,7 +50,7 @@ from cordboard.web.documents import (
 from cordboard.web.envelope import propagation, response
 from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
 from cordboard.web.openapi import ADMIN_API, Operation, Route
-from cordboard.web.schemas import NewTenantBody, NewVirtualNumbersBody, checked
+from cordboard.web.schemas import NewTenantBody, NewTokenBody, NewVirtualNumbersBody, checked
 from cordboard.web.tenant_settings import checked_settings
 
 TENANTS_PATH: Final = "/admin/v1/tenants"
@@ -257,7 +257,10 @@ class Admin:
         not_found = (Code.NOT_FOUND,)
 
         async def make(request: web.Request) -> Shown:
-            shown, is_propagated = await credentials.make(switchboard, _tenant_id(request), words)
+            body = checked(NewTokenBody, await read_object(request)) if words is TOKENS else NewTokenBody()
+            shown, is_propagated = await credentials.make(
+                switchboard, _tenant_id(request), words, may_reveal=body.reveal
+            )
             return Shown(shown, 201, propagation(is_propagated))
 
         async def show_all(request: web.Request) -> Shown:
@@ -270,7 +273,16 @@ class Admin:
 
         return [
             self._route(
-                "POST", path, make, Operation(f"Make an {name}", data=made, status=201, codes=not_found)
+                "POST",
+                path,
+                make,
+                Operation(
+                    f"Make an {name}",
+                    body=NewTokenBody if words is TOKENS else None,
+                    data=made,
+                    status=201,
+                    codes=not_found,
+                ),
             ),
             self._route(
                 "GET", path, show_all, Operation(f"List the {name}s", data=all_shown, codes=not_found)

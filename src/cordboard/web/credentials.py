@@ -24,10 +24,12 @@ TOKENS: Final = Words(CredentialKind.API_TOKEN, "tokens", "token_id", "api_token
 KEYS: Final = Words(CredentialKind.APPLET_KEY, "applet_keys", "key_id", "applet_key")
 
 
-async def make(switchboard: Switchboard, tenant_id: str, words: Words) -> tuple[dict[str, Any], bool]:
+async def make(
+    switchboard: Switchboard, tenant_id: str, words: Words, *, may_reveal: bool = False
+) -> tuple[dict[str, Any], bool]:
     """What to show of a new one, and whether this node accepts it already. Raises NoSuchTenant."""
     made, position = await provisioning.add_credential(
-        switchboard.database, tenant_id, words.kind, switchboard.clock.now_us()
+        switchboard.database, tenant_id, words.kind, switchboard.clock.now_us(), may_reveal=may_reveal
     )
     shown = {words.id: str(made.id), words.secret: made.secret}
     return shown, await switchboard.propagate(position)
@@ -38,7 +40,11 @@ async def show_all(switchboard: Switchboard, tenant_id: str, words: Words, zone:
     credentials = await provisioning.list_credentials(switchboard.database, tenant_id, words.kind)
     return {
         words.many: [
-            {words.id: str(credential.id), "created_at": iso_text(credential.created_at_us, zone)}
+            {
+                words.id: str(credential.id),
+                **({"reveal": credential.may_reveal} if words is TOKENS else {}),
+                "created_at": iso_text(credential.created_at_us, zone),
+            }
             for credential in credentials
         ]
     }

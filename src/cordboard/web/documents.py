@@ -124,6 +124,7 @@ class TokenMade(_Answer):
 
 class TokenShown(_Answer):
     token_id: UUID
+    reveal: Annotated[bool, Field(description="Whether it is shown numbers and PINs whole.")]
     created_at: IsoTime
 
 

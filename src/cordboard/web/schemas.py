@@ -262,6 +262,11 @@ class NewTenantBody(_Strict):
     settings: Annotated[dict[str, Any] | None, Field(description="As `PUT …/settings` takes them.")] = None
 
 
+class NewTokenBody(_Strict):
+    # Whether numbers and PINs are shown whole to who has it.
+    reveal: bool = False
+
+
 class NewVirtualNumberBody(_Strict):
     number: Number
     region: Region | None = None
