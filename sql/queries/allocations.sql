@@ -31,18 +31,26 @@ WHERE EXISTS (SELECT 1 FROM idempotent_answer
 DELETE FROM idempotent_answer WHERE cell = $1 AND created_at < $2;
 
 -- name: insert_allocations
-INSERT INTO allocation (cell, id, tenant_id, product, client_id, usage, state, version, a_virtual_numbers,
-    b_virtual_numbers, a_pin, b_pin, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, created_at, expires_at)
-SELECT $1, new.id, new.tenant_id, new.product, new.client_id, new.usage, 'active', 1, new.a_virtual_numbers::bigint[],
-    new.b_virtual_numbers::bigint[], new.a_pin, new.b_pin, new.a_listed_need_pin, new.b_listed_need_pin,
-    new.common_pin, new.cool_off_s, new.created_at, new.expires_at
-FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
-    $11::boolean[], $12::boolean[], $13::boolean[], $14::integer[], $15::timestamptz[], $16::timestamptz[])
-    AS new (id, tenant_id, product, client_id, usage, a_virtual_numbers, b_virtual_numbers, a_pin, b_pin,
-            a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, created_at, expires_at)
-ORDER BY new.tenant_id, new.product, new.client_id
-ON CONFLICT DO NOTHING
-RETURNING id;
+WITH made AS (
+    INSERT INTO allocation (cell, id, tenant_id, product, client_id, usage, state, version, a_virtual_numbers,
+        b_virtual_numbers, a_pin, b_pin, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, created_at, expires_at)
+    SELECT $1, new.id, new.tenant_id, new.product, new.client_id, new.usage, 'active', 1, new.a_virtual_numbers::bigint[],
+        new.b_virtual_numbers::bigint[], new.a_pin, new.b_pin, new.a_listed_need_pin, new.b_listed_need_pin,
+        new.common_pin, new.cool_off_s, new.created_at, new.expires_at
+    FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+        $11::boolean[], $12::boolean[], $13::boolean[], $14::integer[], $15::timestamptz[], $16::timestamptz[])
+        AS new (id, tenant_id, product, client_id, usage, a_virtual_numbers, b_virtual_numbers, a_pin, b_pin,
+                a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, created_at, expires_at)
+    ORDER BY new.tenant_id, new.product, new.client_id
+    ON CONFLICT DO NOTHING
+    RETURNING cell, tenant_id, product, created_at, id, a_virtual_numbers || b_virtual_numbers AS virtual_numbers
+), carried AS (
+    INSERT INTO carried_allocation (cell, tenant_id, product, virtual_number, created_at, allocation_id)
+    SELECT DISTINCT made.cell, made.tenant_id, made.product, virtual_number, made.created_at, made.id
+    FROM made
+    CROSS JOIN LATERAL unnest(made.virtual_numbers) AS virtual_number
+)
+SELECT id FROM made;
 
 -- name: insert_listed
 INSERT INTO party_number (cell, allocation_id, number, side, list_position)
@@ -169,7 +177,17 @@ DELETE FROM party_number WHERE cell = $1 AND allocation_id = ANY($2::uuid[]);
 
 -- name: delete_allocations
 -- Of this transaction's own losers, which nobody has seen.
-DELETE FROM allocation WHERE cell = $1 AND id = ANY($2::uuid[]);
+WITH lost AS (
+    DELETE FROM allocation
+    WHERE cell = $1 AND id = ANY($2::uuid[])
+    RETURNING tenant_id, product, created_at, id, a_virtual_numbers || b_virtual_numbers AS virtual_numbers
+)
+DELETE FROM carried_allocation
+USING lost
+WHERE carried_allocation.cell = $1 AND carried_allocation.tenant_id = lost.tenant_id
+    AND carried_allocation.product = lost.product
+    AND carried_allocation.virtual_number = ANY(lost.virtual_numbers)
+    AND carried_allocation.created_at = lost.created_at AND carried_allocation.allocation_id = lost.id;
 
 -- name: ended_blockers
 -- Allocations past their end which nobody has released yet, and which hold what these requests want.
@@ -267,9 +285,18 @@ WHERE party_number.cell = $1 AND party_number.allocation_id = $2 AND party_numbe
 ORDER BY party_number.joined_at, party_number.number, route.virtual_number;
 
 -- name: update_allocation
-UPDATE allocation
-SET usage = $3, version = $4, a_virtual_numbers = $5, b_virtual_numbers = $6, a_pin = $7, b_pin = $8, expires_at = $9
-WHERE cell = $1 AND id = $2;
+WITH changed AS (
+    UPDATE allocation
+    SET usage = $3, version = $4, a_virtual_numbers = $5, b_virtual_numbers = $6, a_pin = $7, b_pin = $8,
+        expires_at = $9
+    WHERE cell = $1 AND id = $2
+    RETURNING cell, tenant_id, product, created_at, id, a_virtual_numbers || b_virtual_numbers AS virtual_numbers
+)
+INSERT INTO carried_allocation (cell, tenant_id, product, virtual_number, created_at, allocation_id)
+SELECT DISTINCT changed.cell, changed.tenant_id, changed.product, virtual_number, changed.created_at, changed.id
+FROM changed
+CROSS JOIN LATERAL unnest(changed.virtual_numbers) AS virtual_number
+ON CONFLICT DO NOTHING;
 
 -- name: delete_some_parties
 DELETE FROM party_number WHERE cell = $1 AND allocation_id = $2 AND number = ANY($3::bigint[]);

@@ -29,6 +29,7 @@ class Code(IntEnum):
 
     INTERNAL = 0
     NOT_FOUND = 1
+    UNSUPPORTED_FILTER = 2
     MISSING = 3
     NOTHING_FREE = 4
     BAD = 5
@@ -42,6 +43,7 @@ class Code(IntEnum):
     CLIENT_ID_TAKEN = 18
     PIN_OR_NUMBER_TAKEN = 19
     DELETED = 22
+    DATE_RANGE = 23
 
 
 # Where one body breaks several rules, the first of these is answered (routing.md, Promises 3).

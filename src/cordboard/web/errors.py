@@ -31,6 +31,7 @@ from cordboard.web.envelope import envelope, response
 STATUS_OF: Final[Mapping[Code, int]] = {
     Code.INTERNAL: 500,
     Code.NOT_FOUND: 404,
+    Code.UNSUPPORTED_FILTER: 400,
     Code.MISSING: 400,
     Code.NOTHING_FREE: 452,
     Code.BAD: 400,
@@ -44,6 +45,7 @@ STATUS_OF: Final[Mapping[Code, int]] = {
     Code.CLIENT_ID_TAKEN: 409,
     Code.PIN_OR_NUMBER_TAKEN: 409,
     Code.DELETED: 410,
+    Code.DATE_RANGE: 400,
 }
 
 # What a client may try again at once, and no sooner.
