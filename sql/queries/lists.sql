@@ -2,6 +2,10 @@
 -- name. A page begins below the key at which the one before it ended, so that every page is one short range
 -- of an index, wherever it begins; nothing is counted or skipped.
 
+-- name: plan_for_values
+-- A plan for any values takes the limit for a tenth of the table, and a rare number for a usual one.
+SET LOCAL plan_cache_mode = force_custom_plan;
+
 -- name: allocations
 -- Of both states, each a range of its own.
 SELECT page.created_at, page.id
@@ -29,12 +33,12 @@ ORDER BY created_at DESC, id DESC
 LIMIT $7;
 
 -- name: vaulted_allocations
--- Those past their end that nobody has swept yet are found by their end: among the active ones they are rare.
+-- Those past their end that nobody has swept yet, a second's worth, are found by their end, whoever has them:
+-- among the active ones of a tenant they are too rare to be looked for.
 WITH ended AS MATERIALIZED (
-    SELECT created_at, id
+    SELECT tenant_id, product, created_at, id
     FROM allocation
-    WHERE cell = $1 AND tenant_id = $2 AND product = $3 AND state = 'active' AND expires_at <= $8
-        AND created_at >= $4 AND (created_at, id) < ($5, $6)
+    WHERE cell = $1 AND state = 'active' AND expires_at <= $8
 ), vaulted AS MATERIALIZED (
     SELECT created_at, id
     FROM allocation
@@ -43,7 +47,10 @@ WITH ended AS MATERIALIZED (
     ORDER BY created_at DESC, id DESC
     LIMIT $7
 )
-SELECT ended.created_at, ended.id FROM ended
+SELECT ended.created_at, ended.id
+FROM ended
+WHERE ended.tenant_id = $2 AND ended.product = $3
+    AND ended.created_at >= $4 AND (ended.created_at, ended.id) < ($5, $6)
 UNION ALL
 SELECT vaulted.created_at, vaulted.id FROM vaulted
 ORDER BY created_at DESC, id DESC
@@ -103,13 +110,19 @@ LIMIT $7;
 -- What one person's number was a party of is little enough to be put in order for each page.
 SELECT allocation.created_at, allocation.id
 FROM party_number
-JOIN allocation ON allocation.cell = $1 AND allocation.id = party_number.allocation_id
+CROSS JOIN LATERAL (
+    SELECT allocation.id, allocation.tenant_id, allocation.product, allocation.state, allocation.created_at,
+        allocation.expires_at, allocation.a_virtual_numbers || allocation.b_virtual_numbers AS virtual_numbers
+    FROM allocation
+    WHERE allocation.cell = $1 AND allocation.id = party_number.allocation_id
+    LIMIT 1
+) AS allocation
 WHERE party_number.cell = $1 AND party_number.number = $9
     AND allocation.tenant_id = $2 AND allocation.product = $3
     AND allocation.created_at >= $4 AND (allocation.created_at, allocation.id) < ($5, $6)
     AND ($10::text IS NULL OR ($10 = 'active')
         = (allocation.state = 'active' AND (allocation.expires_at IS NULL OR allocation.expires_at > $8)))
-    AND ($11::bigint IS NULL OR $11 = ANY(allocation.a_virtual_numbers || allocation.b_virtual_numbers))
+    AND ($11::bigint IS NULL OR $11 = ANY(allocation.virtual_numbers))
 ORDER BY allocation.created_at DESC, allocation.id DESC
 LIMIT $7;
 

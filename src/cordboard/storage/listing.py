@@ -1,7 +1,7 @@
 """Lists, newest first, a page at a time: allocations, calls and verifications of one tenant.
 
 A page is found by the key at which the one before it ended, never by counting, so that each costs the same
-wherever it is. Read a page inside one snapshot: its keys and what they name are two queries.
+wherever it is. Read a page with `Database.read_snapshot`: its keys and what they name are two queries.
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ async def list_allocations(
     if after is not None:
         below = min(below, after)
     query, more = _allocation_query(wanted, now_us)
+    await connection.execute(_SQL["plan_for_values"])
     rows = await connection.fetch(
         _SQL[query],
         cell,
@@ -230,6 +231,7 @@ async def list_calls(
     if after is not None:
         below = min(below, after)
     path, more = _call_path(wanted)
+    await connection.execute(_SQL["plan_for_values"])
     rows = await connection.fetch(
         _SQL[f"calls{path}"],
         cell,
@@ -306,6 +308,7 @@ async def list_verifications(
     if after is not None:
         begin = min(begin, after)
     path, more = _call_path(wanted)
+    await connection.execute(_SQL["plan_for_values"])
     rows = await connection.fetch(
         _SQL[f"verifications{path}"],
         cell,
