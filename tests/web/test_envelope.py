@@ -35,6 +35,9 @@ from .shop import (
 RESOURCES = [
     ("POST", "/greenpin"),
     ("PUT", "/greenpin"),
+    ("GET", "/greenpin"),
+    ("GET", "/calls"),
+    ("GET", "/verifications"),
     ("GET", f"/greenpin/{UNKNOWN_ID}"),
     ("PUT", f"/greenpin/{UNKNOWN_ID}"),
     ("DELETE", f"/greenpin/{UNKNOWN_ID}"),

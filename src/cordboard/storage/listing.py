@@ -188,8 +188,11 @@ async def list_allocations(
     ids = [row["id"] for row in rows[:limit]]
     found = await allocations.find(connection, cell, ids)
     standings = [found[id].standing for id in ids]
-    next_key = AllocationKey(standings[-1].created_at_us, ids[-1]) if len(rows) > limit else None
-    return Page(standings, next_key)
+    return Page(standings, _key_of(standings[-1]) if len(rows) > limit else None)
+
+
+def _key_of(standing: Standing) -> AllocationKey:
+    return AllocationKey(standing.created_at_us, UUID(bytes=standing.allocation.id))
 
 
 def _allocation_query(wanted: AllocationFilter, now_us: int) -> tuple[str, tuple[Any, ...]]:
