@@ -51,6 +51,8 @@ from cordboard.storage.outcomes import WITHHELD, CallKey, NewOutcome
 from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office, opened_office
 
 ALWAYS = Span(0, NOW_US * 2)
+# More than any test here makes, the long history aside.
+ITEMS_MAX = 200
 LATER_US = NOW_US + 3_600 * SECOND_US
 
 Item = TypeVar("Item")
@@ -119,6 +121,7 @@ async def all_pages(
         page = await page_of(office, wanted, span, after, limit)
         assert len(page.items) == limit or page.next_key is None
         items += page.items
+        assert len(items) <= ITEMS_MAX, "the pages have no end"
         if page.next_key is None:
             return items
         after = page.next_key
@@ -217,6 +220,7 @@ async def test_of_another_product_or_tenant_nothing_is_listed(office_database: D
     # As if they shared a cell, as tenants of a large installation do.
     neighbour.cell = office.cell
     await office.made([ANN], [BEN], client_id="order")
+    await office.made([CAT], [DAN], expires_at_us=seconds(60))
     for client_id, vn, number, state in product(
         (None, "order"), (None, office.vn), (None, ANN), (None, State.ACTIVE, State.VAULT)
     ):
@@ -241,6 +245,17 @@ async def test_paging_goes_on_where_it_was_while_new_ones_are_made(office: Offic
         await office.make(replace(newer, created_at_us=seconds(1)))
     assert after is None
     assert found == sorted(map(id_of, made), reverse=True)
+
+
+async def test_a_pin_that_rests_where_an_allocation_was_does_not_list_it_there(office: Office) -> None:
+    left, stays, entered = office.virtual_numbers
+    standing = await office.made([ANN], [BEN], a_pin="1", a_vns=[left], b_vns=[stays], cool_off_s=60)
+    moved = standing.allocation.a._replace(virtual_numbers=(entered,))
+    await office.update(standing, standing.allocation._replace(a=moved))
+    for vn, count in ((left, 0), (stays, 1), (entered, 1)):
+        for state in (None, State.ACTIVE):
+            wanted = AllocationFilter(Product.GREENPIN, virtual_number=vn, state=state)
+            assert len((await allocations_page(office, wanted)).items) == count
 
 
 async def test_losers_and_deleted_tenants_leave_nothing_to_be_listed(office_database: Database) -> None:
