@@ -115,6 +115,23 @@ CREATE TABLE allocation (
 -- A client id names one active allocation of its product.
 CREATE UNIQUE INDEX allocation_client_id ON allocation (cell, tenant_id, product, client_id) WHERE state = 'active';
 CREATE INDEX allocation_to_expire ON allocation (cell, expires_at) WHERE state = 'active';
+-- For the lists, newest first.
+CREATE INDEX allocation_by_age ON allocation (cell, tenant_id, product, state, created_at, id);
+CREATE INDEX allocation_by_client_id ON allocation (cell, tenant_id, product, client_id, created_at, id);
+
+-- Which allocations a VN carries or has carried, for the lists: routes and PINs go when an allocation is vaulted,
+-- and its arrays cannot be indexed by age. A VN that was taken from an allocation stays; who reads this looks
+-- at the allocation too. Without a reference, which would need an index of its own: the statements that put in
+-- and delete allocations see to these rows as well.
+CREATE TABLE carried_allocation (
+    cell           smallint    NOT NULL,
+    tenant_id      text        NOT NULL,
+    product        text        NOT NULL,
+    virtual_number bigint      NOT NULL,
+    created_at     timestamptz NOT NULL,
+    allocation_id  uuid        NOT NULL,
+    PRIMARY KEY (cell, tenant_id, product, virtual_number, created_at, allocation_id)
+);
 
 -- The listed numbers and the members of an allocation. One row a number: nobody is on both sides.
 CREATE TABLE party_number (
@@ -247,6 +264,17 @@ CREATE TABLE verification (
     CHECK ((outcome = 'success') = (reason = 'right_pin'))
 );
 CREATE INDEX verification_by_time ON verification (cell, verified_at);
+-- For the lists, newest first. The outcome comes before the time, so that the rare one is not looked for among
+-- the others; who wants both reads two ranges.
+CREATE INDEX verification_by_age ON verification
+    (cell, tenant_id, outcome, verified_at, call_sid, virtual_number, caller, digits_digest);
+CREATE INDEX verification_by_caller ON verification
+    (cell, tenant_id, caller, outcome, verified_at, call_sid, virtual_number, digits_digest);
+CREATE INDEX verification_by_vn ON verification
+    (cell, tenant_id, virtual_number, outcome, verified_at, call_sid, caller, digits_digest);
+CREATE INDEX verification_of_allocation ON verification
+    (cell, allocation_id, verified_at, call_sid, virtual_number, caller, digits_digest)
+    WHERE allocation_id IS NOT NULL;
 
 -- One row for each caller and VN of a call, with the last decision about it.
 CREATE TABLE call (
@@ -268,6 +296,12 @@ CREATE TABLE call (
     CHECK ((decision = 'connect') = (matched IS NOT NULL))
 );
 CREATE INDEX call_by_last_hop ON call (cell, last_hop_at);
+-- For the lists, as those of `verification`.
+CREATE INDEX call_by_age ON call (cell, tenant_id, decision, first_hop_at, call_sid, virtual_number, caller);
+CREATE INDEX call_by_caller ON call (cell, tenant_id, caller, decision, first_hop_at, call_sid, virtual_number);
+CREATE INDEX call_by_vn ON call (cell, tenant_id, virtual_number, decision, first_hop_at, call_sid, caller);
+CREATE INDEX call_of_allocation ON call (cell, allocation_id, first_hop_at, call_sid, virtual_number, caller)
+    WHERE allocation_id IS NOT NULL;
 
 -- How a call ended: once for each CallSid; `unknown` where nobody said within the time.
 CREATE TABLE call_end (

@@ -34,22 +34,30 @@ DELETE FROM idempotent_answer WHERE cell = $1 AND created_at < $2;
 
 -- name: insert_allocations
 -- The rows come as one JSON text, because encoding a score of arrays takes longer than the insert.
-INSERT INTO allocation (cell, id, tenant_id, product, client_id, generation, usage, state, version, a_virtual_numbers,
-    b_virtual_numbers, a_pins, b_pins, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, is_exclusive,
-    pin_attempts_max, record, custom_field, flow_id, a_tag, b_tag, created_at, expires_at)
-SELECT $1, new.id, new.tenant_id, new.product, new.client_id, new.generation, new.usage, 'active', 1,
-    new.a_virtual_numbers, new.b_virtual_numbers, new.a_pins, new.b_pins, new.a_listed_need_pin, new.b_listed_need_pin,
-    new.common_pin, new.cool_off_s, new.is_exclusive, new.pin_attempts_max, new.record, new.custom_field, new.flow_id,
-    new.a_tag, new.b_tag, new.created_at, new.expires_at
-FROM jsonb_to_recordset($2)
-    AS new (id uuid, tenant_id text, product text, client_id text, generation smallint, usage text,
-            a_virtual_numbers bigint[], b_virtual_numbers bigint[], a_pins text[], b_pins text[],
-            a_listed_need_pin boolean, b_listed_need_pin boolean, common_pin boolean, cool_off_s integer,
-            is_exclusive boolean, pin_attempts_max smallint, record boolean, custom_field text, flow_id text,
-            a_tag text, b_tag text, created_at timestamptz, expires_at timestamptz)
-ORDER BY new.tenant_id, new.product, new.client_id
-ON CONFLICT DO NOTHING
-RETURNING id;
+WITH made AS (
+    INSERT INTO allocation (cell, id, tenant_id, product, client_id, generation, usage, state, version, a_virtual_numbers,
+        b_virtual_numbers, a_pins, b_pins, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, is_exclusive,
+        pin_attempts_max, record, custom_field, flow_id, a_tag, b_tag, created_at, expires_at)
+    SELECT $1, new.id, new.tenant_id, new.product, new.client_id, new.generation, new.usage, 'active', 1,
+        new.a_virtual_numbers, new.b_virtual_numbers, new.a_pins, new.b_pins, new.a_listed_need_pin, new.b_listed_need_pin,
+        new.common_pin, new.cool_off_s, new.is_exclusive, new.pin_attempts_max, new.record, new.custom_field, new.flow_id,
+        new.a_tag, new.b_tag, new.created_at, new.expires_at
+    FROM jsonb_to_recordset($2)
+        AS new (id uuid, tenant_id text, product text, client_id text, generation smallint, usage text,
+                a_virtual_numbers bigint[], b_virtual_numbers bigint[], a_pins text[], b_pins text[],
+                a_listed_need_pin boolean, b_listed_need_pin boolean, common_pin boolean, cool_off_s integer,
+                is_exclusive boolean, pin_attempts_max smallint, record boolean, custom_field text, flow_id text,
+                a_tag text, b_tag text, created_at timestamptz, expires_at timestamptz)
+    ORDER BY new.tenant_id, new.product, new.client_id
+    ON CONFLICT DO NOTHING
+    RETURNING cell, tenant_id, product, created_at, id, a_virtual_numbers || b_virtual_numbers AS virtual_numbers
+), carried AS (
+    INSERT INTO carried_allocation (cell, tenant_id, product, virtual_number, created_at, allocation_id)
+    SELECT DISTINCT made.cell, made.tenant_id, made.product, virtual_number, made.created_at, made.id
+    FROM made
+    CROSS JOIN LATERAL unnest(made.virtual_numbers) AS virtual_number
+)
+SELECT id FROM made;
 
 -- name: lock_virtual_numbers
 -- Nobody comes to stand on them meanwhile.
@@ -282,7 +290,17 @@ DELETE FROM party_number WHERE cell = $1 AND allocation_id = ANY($2::uuid[]);
 
 -- name: delete_allocations
 -- Of this transaction's own losers, which nobody has seen.
-DELETE FROM allocation WHERE cell = $1 AND id = ANY($2::uuid[]);
+WITH lost AS (
+    DELETE FROM allocation
+    WHERE cell = $1 AND id = ANY($2::uuid[])
+    RETURNING tenant_id, product, created_at, id, a_virtual_numbers || b_virtual_numbers AS virtual_numbers
+)
+DELETE FROM carried_allocation
+USING lost
+WHERE carried_allocation.cell = $1 AND carried_allocation.tenant_id = lost.tenant_id
+    AND carried_allocation.product = lost.product
+    AND carried_allocation.virtual_number = ANY(lost.virtual_numbers)
+    AND carried_allocation.created_at = lost.created_at AND carried_allocation.allocation_id = lost.id;
 
 -- name: ended_blockers
 -- Allocations past their end which nobody has released yet, and which hold what these requests want.
@@ -389,10 +407,18 @@ WHERE party_number.cell = $1 AND party_number.allocation_id = $2 AND party_numbe
 ORDER BY party_number.joined_at, party_number.number, route.virtual_number;
 
 -- name: update_allocation
-UPDATE allocation
-SET usage = $3, version = $4, a_virtual_numbers = $5, b_virtual_numbers = $6, a_pins = $7, b_pins = $8,
-    expires_at = $9, pin_attempts_max = $10, pin_failures = $11, record = $12, custom_field = $13, updated_at = $14
-WHERE cell = $1 AND id = $2;
+WITH changed AS (
+    UPDATE allocation
+    SET usage = $3, version = $4, a_virtual_numbers = $5, b_virtual_numbers = $6, a_pins = $7, b_pins = $8,
+        expires_at = $9, pin_attempts_max = $10, pin_failures = $11, record = $12, custom_field = $13, updated_at = $14
+    WHERE cell = $1 AND id = $2
+    RETURNING cell, tenant_id, product, created_at, id, a_virtual_numbers || b_virtual_numbers AS virtual_numbers
+)
+INSERT INTO carried_allocation (cell, tenant_id, product, virtual_number, created_at, allocation_id)
+SELECT DISTINCT changed.cell, changed.tenant_id, changed.product, virtual_number, changed.created_at, changed.id
+FROM changed
+CROSS JOIN LATERAL unnest(changed.virtual_numbers) AS virtual_number
+ON CONFLICT DO NOTHING;
 
 -- name: delete_some_parties
 DELETE FROM party_number WHERE cell = $1 AND allocation_id = $2 AND number = ANY($3::bigint[]);

@@ -101,6 +101,9 @@ WHERE party_number.cell = $1 AND allocation.cell = $1 AND allocation.id = party_
 -- name: delete_tenant_answers
 DELETE FROM idempotent_answer WHERE cell = $1 AND tenant_id = $2;
 
+-- name: delete_tenant_carried
+DELETE FROM carried_allocation WHERE cell = $1 AND tenant_id = $2;
+
 -- name: delete_tenant_allocations
 DELETE FROM allocation WHERE cell = $1 AND tenant_id = $2;
 

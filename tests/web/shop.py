@@ -34,6 +34,7 @@ _ROWS_OF_TENANT = {
     "credential": "tenant_id = $1",
     "virtual_number": "tenant_id = $1",
     "allocation": "tenant_id = $1",
+    "carried_allocation": "tenant_id = $1",
     "event": "tenant_id = $1",
     "idempotent_answer": "tenant_id = $1",
     "party_number": "allocation_id IN (SELECT id FROM allocation WHERE tenant_id = $1)",

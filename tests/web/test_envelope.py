@@ -35,6 +35,9 @@ from .shop import (
 RESOURCES = [
     ("POST", "/greenpin"),
     ("PUT", "/greenpin"),
+    ("GET", "/greenpin"),
+    ("GET", "/calls"),
+    ("GET", "/verifications"),
     ("GET", f"/greenpin/{UNKNOWN_ID}"),
     ("PUT", f"/greenpin/{UNKNOWN_ID}"),
     ("DELETE", f"/greenpin/{UNKNOWN_ID}"),
@@ -52,6 +55,7 @@ def test_the_codes_have_the_statuses_of_the_table() -> None:
     assert {code.value: status for code, status in STATUS_OF.items()} == {
         0: 500,
         1: 404,
+        2: 400,
         3: 400,
         4: 452,
         5: 400,
@@ -66,6 +70,7 @@ def test_the_codes_have_the_statuses_of_the_table() -> None:
         18: 409,
         19: 409,
         22: 410,
+        23: 400,
     }
     assert set(STATUS_OF) == set(Code)
     assert set(PRECEDENCE) <= set(Code)
@@ -186,8 +191,8 @@ async def test_an_unknown_path_is_told_in_an_envelope(shop: Shop, method: str, p
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("GET", "/v1/tenants/{tenant}/greenpin", {"POST", "PUT"}),
-        ("PATCH", "/v1/tenants/{tenant}/greenpin", {"POST", "PUT"}),
+        ("DELETE", "/v1/tenants/{tenant}/greenpin", {"GET", "HEAD", "POST", "PUT"}),
+        ("POST", "/v1/tenants/{tenant}/calls", {"GET", "HEAD"}),
         ("POST", "/v1/tenants/{tenant}/greenpin/x", {"GET", "HEAD", "PUT", "DELETE"}),
         ("DELETE", "/v1/tenants/{tenant}/settings", {"GET", "HEAD", "PUT"}),
         ("PUT", "/v1/tenants/{tenant}/applet-keys", {"GET", "HEAD", "POST"}),

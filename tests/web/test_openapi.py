@@ -236,6 +236,8 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
         for member in (await ask("GET", "/greenpin/{greenpin_id}/members", greenpin_id=id))["members"]
     ]
     assert len(members) == 1
+    for path in ("/greenpin", "/calls", "/verifications"):
+        assert (await ask("GET", path))["items"]
     await ask("DELETE", "/greenpin/{greenpin_id}", **one)
     await ask("DELETE", "/greenpin/{greenpin_id}", greenpin_id=other["greenpin_id"])
     await ask("GET", "/settings")
@@ -301,10 +303,12 @@ async def test_refusals_have_the_form_that_is_documented(make_shop: MakeShop, se
 
 
 async def join(shop: Shop, pin: str) -> None:
-    """A stranger calls side B and becomes its member."""
+    """A stranger calls side B and becomes its member; when its call has ended, the call is on record."""
+    caller, line = "+919800000077", shop.lines[1]
     for entered in ({}, {"digits": f'"{pin}"'}):
         for applet in ("passthru", "gather"):
-            await shop.client.ask("GET", hop(shop, applet, "+919800000077", shop.lines[1], **entered))
+            await shop.client.ask("GET", hop(shop, applet, caller, line, **entered))
+    await shop.client.ask("GET", hop(shop, "passthru", caller, line, CallType="completed"))
 
 
 def hop(shop: Shop, applet: str, caller: str, line: str, **more: str) -> str:

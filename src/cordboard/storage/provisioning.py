@@ -188,7 +188,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         tenant = await _tenant(connection, tenant_id, "lock_tenant")
         standing = await connection.fetch(_SQL["live_allocations_of"], tenant.cell, tenant_id)
         changes = await _release_ended_or_refuse(connection, tenant.cell, standing, now_us)
-        for table in ("pins", "cooling_numbers", "parties", "answers", "allocations"):
+        for table in ("pins", "cooling_numbers", "parties", "answers", "carried", "allocations"):
             await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
         numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
         for table in (

@@ -6,7 +6,7 @@ them, and no key may come that is not here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -96,6 +96,103 @@ class MembersData(_Answer):
     members: list[MemberData]
 
 
+# ── lists ────────────────────────────────────────────────────────────────────
+
+Dated = Annotated[
+    str,
+    Field(
+        description=(
+            "`YYYY-MM-DD` or `YYYY-MM-DD HH:mm:ss` in the tenant's time zone, or ISO 8601 with an offset;"
+            " both ends are included."
+        )
+    ),
+]
+NumberText = Annotated[str, Field(description="In E.164, or as it is dialled in the tenant's country.")]
+
+
+class ListQuery(BaseModel):
+    """What every list takes."""
+
+    from_date: Dated | None = None
+    to_date: Dated | None = None
+    limit: Annotated[int, Field(ge=1, le=1000, description="50 unless given.")] | None = None
+    cursor: Annotated[str, Field(description="`next_cursor` of the page before.")] | None = None
+
+
+class _AllocationListQuery(ListQuery):
+    vn: NumberText | None = None
+    number: Annotated[str, Field(description="Listed or joined.")] | None = None
+    state: Literal["active", "vault"] | None = None
+
+
+class GreenPinListQuery(_AllocationListQuery):
+    transaction_id: str | None = None
+
+
+class GreenVnListQuery(_AllocationListQuery):
+    connection_id: str | None = None
+
+
+class _CallsQuery(ListQuery):
+    call_sid: str | None = None
+    caller: Annotated[str, Field(description="A number, or `withheld`.")] | None = None
+    vn: NumberText | None = None
+    allocation_id: UUID | None = None
+
+
+class CallListQuery(_CallsQuery):
+    decision: Literal["connect", "ask_pin", "refuse"] | None = None
+
+
+class VerificationListQuery(_CallsQuery):
+    outcome: Literal["success", "failure"] | None = None
+
+
+ItemData = TypeVar("ItemData", bound=_Answer)
+
+
+class PageOf(_Answer, Generic[ItemData]):
+    items: list[ItemData]
+    next_cursor: Annotated[str | None, Field(description="Null on the last page.")]
+
+
+class CallEndData(_Answer):
+    call_type: Literal["completed", "incomplete", "client-hangup", "voicemail", "unknown"]
+    dial_call_status: str | None
+    dial_call_duration: int | None
+    on_call_duration: int | None
+    recording_url: str | None
+    start_time: str | None
+    ended_at: IsoTime
+
+
+class CallData(_Answer):
+    call_sid: str
+    vn: E164Text
+    caller: E164Text | None
+    decision: Literal["connect", "ask_pin", "refuse"]
+    reason: str | None
+    matched: str | None
+    allocation_id: UUID | None
+    product: Literal["greenvn", "greenpin"] | None
+    side: Literal["a", "b"] | None
+    to: E164Text | None
+    first_hop_at: IsoTime
+    last_hop_at: IsoTime
+    end: CallEndData | None
+
+
+class VerificationData(_Answer):
+    call_sid: str
+    vn: E164Text
+    caller: E164Text | None
+    outcome: Literal["success", "failure"]
+    reason: Literal["right_pin", "wrong_pin"]
+    allocation_id: UUID | None
+    side: Literal["a", "b"] | None
+    verified_at: IsoTime
+
+
 # ── credentials ──────────────────────────────────────────────────────────────
 
 
@@ -172,6 +269,8 @@ class VirtualNumberShown(_Answer):
     region: Region | None
     type: Literal["mobile", "landline"] | None
     flow_id: str | None
+    reserved: Annotated[bool, Field(description="Given by name only.")]
+    drained: Annotated[bool, Field(description="Gets no new allocations.")]
     created_at: IsoTime
 
 

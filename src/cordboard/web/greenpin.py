@@ -212,19 +212,23 @@ class GreenPins:
         return Answer(self._data(changed.standing, tenant), headers=propagation(changed.is_propagated))
 
     def _data(self, standing: Standing, tenant: TenantView) -> dict[str, Any]:
-        """The keys of the page, in its order."""
-        allocation = standing.allocation
-        is_active = standing.is_active(self._switchboard.clock.now_us())
-        end_us = allocation.expires_at_us
-        return {
-            "transaction_id": standing.client_id,
-            "greenpin_id": str(UUID(bytes=allocation.id)),
-            "a": _party_data(allocation.a),
-            "b": _party_data(allocation.b),
-            "usage": allocation.usage.value,
-            "state": (State.ACTIVE if is_active else State.VAULT).value,
-            "deallocation_time": None if end_us == NEVER_US else plain_text(end_us, tenant.settings.timezone),
-        }
+        return greenpin_data(standing, tenant, self._switchboard.clock.now_us())
+
+
+def greenpin_data(standing: Standing, tenant: TenantView, now_us: int) -> dict[str, Any]:
+    """The keys of the page, in its order; `now_us` tells whether it is past its end."""
+    allocation = standing.allocation
+    is_active = standing.is_active(now_us)
+    end_us = allocation.expires_at_us
+    return {
+        "transaction_id": standing.client_id,
+        "greenpin_id": str(UUID(bytes=allocation.id)),
+        "a": _party_data(allocation.a),
+        "b": _party_data(allocation.b),
+        "usage": allocation.usage.value,
+        "state": (State.ACTIVE if is_active else State.VAULT).value,
+        "deallocation_time": None if end_us == NEVER_US else plain_text(end_us, tenant.settings.timezone),
+    }
 
 
 def _party_data(party: Party) -> dict[str, Any]:

@@ -170,6 +170,8 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
 # First segment of a path behind the tenant → heading, in the order of the page.
 TAGS: Final[Mapping[str, str]] = {
     "greenpin": "GreenPin",
+    "calls": "Records",
+    "verifications": "Records",
     "settings": "Settings",
     "applet-keys": "Applet keys",
     "exotel": "Applets",

@@ -6,6 +6,7 @@ from cordboard.switchboard.service import Switchboard
 from cordboard.web.applet_keys import AppletKeys
 from cordboard.web.exchange import Tenants
 from cordboard.web.greenpin import GreenPins
+from cordboard.web.lists import Lists
 from cordboard.web.openapi import Route
 from cordboard.web.tenant_settings import SettingsResource
 
@@ -14,6 +15,7 @@ def rest_routes(switchboard: Switchboard) -> list[Route]:
     tenants = Tenants(switchboard.tenants)
     return [
         *GreenPins(switchboard).routes(tenants),
+        *Lists(switchboard).routes(tenants),
         *SettingsResource(switchboard).routes(tenants),
         *AppletKeys(switchboard).routes(tenants),
     ]
