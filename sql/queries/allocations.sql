@@ -282,6 +282,12 @@ SELECT virtual_number, pin
 FROM pin_claim
 WHERE cell = $1 AND virtual_number = ANY($2::bigint[]) AND cooling_until > $3;
 
+-- name: cooling_pin_counts
+SELECT virtual_number, length(pin) AS length, count(*) AS count
+FROM pin_claim
+WHERE cell = $1 AND virtual_number = ANY($2::bigint[]) AND cooling_until > $3
+GROUP BY virtual_number, length(pin);
+
 -- name: delete_cooled_pins
 DELETE FROM pin_claim WHERE cell = $1 AND cooling_until <= $2;
 

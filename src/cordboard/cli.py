@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 from uuid import UUID
 
+import aiohttp
 import orjson
 import typer
 import uvloop
@@ -30,6 +31,7 @@ from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable
 from cordboard.storage.provisioning import CredentialKind
 from cordboard.telemetry import configure_logging
 from cordboard.web.admin import new_virtual_numbers
+from cordboard.web.query import WITHHELD_WORD
 from cordboard.web.schemas import NewTenantBody, NewVirtualNumbersBody, checked
 from cordboard.web.tenant_settings import checked_settings
 
@@ -93,6 +95,29 @@ def settings_command() -> None:
             field.description,
         )
     _console.print(table)
+
+
+@app.command("explain")
+def explain_command(
+    tenant_id: str,
+    vn: Annotated[str, typer.Argument(help="The virtual number dialled.")],
+    caller: Annotated[str, typer.Argument(help="Who calls.")] = WITHHELD_WORD,
+    pin: Annotated[str | None, typer.Option(help="What the caller would enter.")] = None,
+    at: Annotated[str | None, typer.Option(help="Another instant than now, as 2026-03-01 12:00:00.")] = None,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show numbers and PINs whole.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the engine's answer as it is.")] = False,
+    url: Annotated[str | None, typer.Option(help="The engine; by default the one of the settings.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """What a call would be answered by the running engine, and why. Nothing is dialled or recorded."""
+    settings = _settings(data_dir=data_dir)
+    given = {"vn": vn, "caller": caller, "pin": pin, "at": at, "reveal": "true" if reveal else None}
+    query = {key: value for key, value in given.items() if value is not None}
+    told = _run(_ask_engine(settings, url, f"/admin/v1/tenants/{tenant_id}/explain", query))
+    if as_json:
+        print_json(told)
+    else:
+        _console.print(_explanation_table(told))
 
 
 @tenant_app.command("add")
@@ -262,6 +287,50 @@ def _run(work: Awaitable[Result]) -> Result:
         _fail(f"the database cannot be reached ({away})")
     except OSError as error:
         _fail(str(error))
+
+
+async def _ask_engine(
+    settings: Settings, url: str | None, path: str, query: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the running engine answers to its operator; ends the command with the reason if it refuses."""
+    token = settings.admin_token.get_secret_value() if settings.admin_token is not None else None
+    if token is None:
+        try:
+            token = settings.admin_token_file.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            _fail(f"there is no admin token in {settings.admin_token_file}; has an engine run there?")
+    base = url or f"http://{settings.host}:{settings.port}"
+    try:
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session,
+            session.get(base.rstrip("/") + path, params=query) as answer,
+        ):
+            body: dict[str, Any] = orjson.loads(await answer.read())
+    except aiohttp.ClientError as error:
+        _fail(f"no engine answers at {base} ({type(error).__name__})")
+    except orjson.JSONDecodeError:
+        _fail(f"what answers at {base} is no engine")
+    if answer.status != 200:
+        _fail(str(body.get("message")))
+    return body
+
+
+def _explanation_table(told: Mapping[str, Any]) -> Table:
+    decision = told["decision"]
+    words = [decision["decision"], *(decision[key] for key in ("matched", "reason") if key in decision)]
+    targets = f" → {', '.join(decision['targets'])}" if "targets" in decision else ""
+    title = f"{told['caller'] or 'withheld'} calls {told['vn']} at {told['at']}: {' '.join(words)}{targets}"
+    table = Table("allocation", "side", "considered as", "numbers", "PINs", "what became of it", title=title)
+    for candidate in told["candidates"]:
+        table.add_row(
+            f"{candidate['product']} {candidate['allocation_id']}",
+            candidate["side"].upper(),
+            candidate["relation"],
+            " ".join(candidate["numbers"]),
+            " ".join(candidate["pins"]),
+            candidate["rule"],
+        )
+    return table
 
 
 def _on_database(data_dir: Path | None, work: Callable[[Database], Awaitable[Result]]) -> Result:

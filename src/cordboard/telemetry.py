@@ -125,6 +125,30 @@ class Metrics:
             "Refusals because too many PINs were wrong.",
             registry=self.registry,
         )
+        self.pool_virtual_numbers = Gauge(
+            "cordboard_pool_virtual_numbers",
+            "Virtual numbers of a tenant, by what the engine may do with them.",
+            ["tenant", "state"],
+            registry=self.registry,
+        )
+        self.pool_allocations = Gauge(
+            "cordboard_pool_allocations",
+            "Live allocations on the virtual numbers of a tenant; one on two numbers counts on both.",
+            ["tenant"],
+            registry=self.registry,
+        )
+        self.pool_numbers = Gauge(
+            "cordboard_pool_numbers",
+            "Numbers with a route on the virtual numbers of a tenant; one on two of them counts on both.",
+            ["tenant"],
+            registry=self.registry,
+        )
+        self.pool_free_pins = Gauge(
+            "cordboard_pool_free_pins",
+            "Free PINs on that virtual number of a tenant which has the fewest, by their length.",
+            ["tenant", "length"],
+            registry=self.registry,
+        )
         self.allocations_live = Gauge(
             "cordboard_allocations_live",
             "Allocations on the board.",

@@ -8,7 +8,7 @@ from base64 import b64encode
 from dataclasses import replace
 from html import escape
 from typing import Annotated, Any, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import jsonschema_rs
 import orjson
@@ -238,6 +238,12 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     assert len(members) == 1
     for path in ("/greenpin", "/calls", "/verifications"):
         assert (await ask("GET", path))["items"]
+    line = quote(shop.lines[0])
+    reader.read("GET", api + "/explain", await shop.ask("GET", f"/explain?vn={line}&caller=withheld&pin=7"))
+    reader.read("GET", api + "/explain", await shop.ask("GET", f"/explain?vn={line}&caller={quote(AGENT)}"))
+    told = await client.admin("GET", f"/tenants/{shop.id}/explain?vn={line}")
+    reader.read("GET", admin + "/{tenant}/explain", told)
+    assert len((await ask("GET", "/pool"))["items"]) == len(shop.lines)
     await ask("DELETE", "/greenpin/{greenpin_id}", **one)
     await ask("DELETE", "/greenpin/{greenpin_id}", greenpin_id=other["greenpin_id"])
     await ask("GET", "/settings")

@@ -24,7 +24,7 @@ from cordboard.routing.model import (
     Refuse,
     Side,
 )
-from cordboard.routing.numbers import E164
+from cordboard.routing.numbers import E164, Pin
 
 
 class Relation(Enum):
@@ -74,6 +74,8 @@ class Candidate(NamedTuple):
     side: Side
     relation: Relation
     expires_at_us: int
+    numbers: tuple[E164, ...]
+    pins: tuple[Pin, ...]
     verdict: Verdict
 
 
@@ -157,7 +159,17 @@ def _offered(
 
 
 def _candidate(allocation: AllocationOnBoard, side: Side, relation: Relation, verdict: Verdict) -> Candidate:
-    return Candidate(allocation.id, allocation.product, side, relation, allocation.expires_at_us, verdict)
+    party = allocation.party(side)
+    return Candidate(
+        allocation.id,
+        allocation.product,
+        side,
+        relation,
+        allocation.expires_at_us,
+        party.numbers,
+        party.pins,
+        verdict,
+    )
 
 
 def _verdict(

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from cordboard.clock import Clock
 from cordboard.routing.decide import decide
+from cordboard.routing.explain import Explanation, explain
 from cordboard.routing.model import (
     NEW_CALL,
     NOT_EXCEEDED,
@@ -175,6 +176,15 @@ class CallAnswering:
         if is_recorded:
             self._note(tenant, call, decision)
         return self._count(decision)
+
+    def explain(
+        self, tenant: TenantView, virtual_number: E164, caller: E164 | None, entry: Entry, at_us: int
+    ) -> tuple[Explanation, Exceeded]:
+        """The decision that a new call would get at that instant, and why; nothing is recorded or counted."""
+        exceeded = self._throttle.exceeded(tenant.id, tenant.settings, virtual_number, caller, at_us)
+        call = Call(virtual_number, caller, entry, NEW_CALL, exceeded, tenant.settings.call_rules)
+        with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
+            return explain(call, board, at_us), exceeded
 
     async def end(self, tenant: TenantView, report: EndReport) -> None:
         """Record how a call ended, once for its CallSid. Raises DatabaseAway, CommitUnknown."""

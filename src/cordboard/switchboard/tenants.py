@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from cordboard.routing.changes import TenantStands, decode
@@ -82,6 +82,14 @@ class TenantDirectory:
         if record is None:
             self._parsed.pop(tenant_id, None)
             return None
+        return self._view(tenant_id, record)
+
+    def all(self) -> Iterator[TenantView]:
+        """Every tenant; a walk over the installation, for its operator."""
+        for tenant_id, record in self._tables().tenants_by_id():
+            yield self._view(tenant_id, record)
+
+    def _view(self, tenant_id: str, record: bytes) -> TenantView:
         parsed = self._parsed.get(tenant_id)
         if parsed is not None and parsed[0] == record:
             return parsed[1]

@@ -205,15 +205,17 @@ class BoardReader:
                 yield records.open_load_of(key), records.line_of_caller_key(key), number
                 is_there = cursor.next()
 
-    def pool(self) -> Iterator[VirtualNumberState]:
-        """All VNs of the tenant's pool, by number."""
+    def pool(self, after: E164 | None = None) -> Iterator[VirtualNumberState]:
+        """The VNs of the tenant's pool by number, those behind `after`."""
         prefix = records.tenant_prefix(self._cell, self._tenant_no)
-        for key in _keys(self._txn, self._tables.lines, prefix):
-            line = self._get(key, db=self._tables.lines)
-            assert line is not None, "the key was just read in this transaction"
-            state = self._state(Line(line))
-            if state.in_pool:
-                yield state
+        start = prefix if after is None else records.line_key(self._cell, self._tenant_no, E164(after + 1))
+        with self._txn.cursor(db=self._tables.lines) as cursor:
+            is_there = cursor.set_range(start)
+            while is_there and cursor.key().startswith(prefix):
+                state = self._state(Line(cursor.value()))
+                if state.in_pool:
+                    yield state
+                is_there = cursor.next()
 
     def _line(self, virtual_number: E164) -> Line | None:
         line = self._lines.get(virtual_number)
@@ -283,6 +285,11 @@ class BoardTables:
         with self.env.begin() as txn:
             record: bytes | None = txn.get(tenant_id.encode(), db=self.tenants)
             return record
+
+    def tenants_by_id(self) -> Iterator[tuple[str, bytes]]:
+        """Tenant id → record, for who walks over all of them."""
+        with self.env.begin() as txn, txn.cursor(db=self.tenants) as cursor:
+            yield from [(bytes(key).decode(), bytes(record)) for key, record in cursor]
 
     def tenant_count(self) -> int:
         with self.env.begin() as txn:

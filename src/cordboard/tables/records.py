@@ -138,6 +138,19 @@ class VirtualNumberState(NamedTuple):
         """Whether the engine may pick it."""
         return self.in_pool and not (self.is_reserved or self.is_drained or self.exclusive)
 
+    @property
+    def word(self) -> str:
+        """What keeps the engine from picking it, the strongest reason first; else `open`."""
+        if self.is_drained:
+            return "drained"
+        if self.exclusive:
+            return "exclusive"
+        return "reserved" if self.is_reserved else "open"
+
+    def free_pins(self, length: int) -> int:
+        """PINs of that length which nobody has; those that still cool are counted as free."""
+        return int(10**length) - self.pins[length - 1]
+
 
 _VN_STATE = Struct(f">QIBBBIHI{PIN_DIGITS_MAX}I")
 _IN_POOL, _RESERVED, _DRAINED = 1, 2, 4

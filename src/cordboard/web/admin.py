@@ -6,7 +6,7 @@ What goes well is plain JSON, what goes wrong an envelope like everywhere else.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import orjson
@@ -49,6 +49,7 @@ from cordboard.web.documents import (
 )
 from cordboard.web.envelope import propagation, response
 from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.explain import EXPLAIN, explained
 from cordboard.web.openapi import ADMIN_API, Operation, Route
 from cordboard.web.schemas import NewTenantBody, NewTokenBody, NewVirtualNumbersBody, checked
 from cordboard.web.tenant_settings import checked_settings
@@ -147,6 +148,12 @@ class Admin:
                     codes=(Code.NOT_FOUND, Code.CLIENT_ID_TAKEN),
                 ),
             ),
+            self._route(
+                "GET",
+                f"{TENANT_PATH}/explain",
+                self._explain,
+                replace(EXPLAIN, codes=(*EXPLAIN.codes, Code.NOT_FOUND)),
+            ),
             *self._credential_routes(
                 f"{TENANT_PATH}/tokens", TOKENS, "API token", (TokenMade, TokensShown, TokenDeleted)
             ),
@@ -241,6 +248,13 @@ class Admin:
         if number is None:
             raise NoSuchVirtualNumber
         return number
+
+    async def _explain(self, request: web.Request) -> Shown:
+        tenant = self._switchboard.tenants.get(_tenant_id(request))
+        if tenant is None:
+            raise NoSuchTenant
+        # Who may make tokens with the right to reveal has it.
+        return Shown(explained(self._switchboard, request, tenant, may_reveal=True))
 
     # ── credentials ──────────────────────────────────────────────────────────
 

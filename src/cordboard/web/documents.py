@@ -11,6 +11,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cordboard.routing.explain import Relation, Verdict
+from cordboard.routing.model import Reason
 from cordboard.web.schemas import GreenPinBody, Region, TenantId
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -191,6 +193,92 @@ class VerificationData(_Answer):
     allocation_id: UUID | None
     side: Literal["a", "b"] | None
     verified_at: IsoTime
+
+
+# ── explain and pool ─────────────────────────────────────────────────────────
+
+
+class ExplainQuery(BaseModel):
+    vn: Annotated[str, Field(description="The virtual number dialled.")]
+    caller: Annotated[str, Field(description="A number; `withheld`, or none: it is not shown.")] | None = None
+    pin: Annotated[str, Field(description="What is entered.", pattern="^[0-9]{1,9}$")] | None = None
+    at: Annotated[str, Field(description="The instant; now, unless given.")] | None = None
+    reveal: (
+        Annotated[Literal["true", "false"], Field(description="Numbers and PINs whole, for tokens that may.")]
+        | None
+    ) = None
+
+
+class ConnectData(_Answer):
+    decision: Literal["connect"]
+    matched: Literal["listed", "member", "pin", "verified_before"]
+    allocation_id: UUID
+    product: Literal["greenvn", "greenpin"]
+    side: Literal["a", "b"]
+    targets: list[str]
+    caller_id: E164Text
+    record: bool
+
+
+class AskPinData(_Answer):
+    decision: Literal["ask_pin"]
+    digits_max: int
+    attempts_left: int
+    last_entry: Literal["none", "wrong", "empty"]
+
+
+class RefuseData(_Answer):
+    decision: Literal["refuse"]
+    reason: Reason
+    allocation_id: UUID | None
+
+
+class ThrottledData(_Answer):
+    caller: Annotated[bool, Field(description="Too many wrong PINs by this caller.")]
+    shared: Annotated[bool, Field(description="Too many on this number or of this tenant.")]
+
+
+class CandidateData(_Answer):
+    """A side that the call could have been about."""
+
+    allocation_id: UUID
+    product: Literal["greenvn", "greenpin"]
+    side: Literal["a", "b"]
+    relation: Relation
+    verdict: Verdict
+    rule: Annotated[str, Field(description="The verdict, as a sentence.")]
+    numbers: list[str]
+    pins: list[str]
+    ends_at: IsoTime | None
+
+
+class ExplanationData(_Answer):
+    vn: E164Text
+    caller: str | None
+    at: IsoTime
+    board_age_s: float
+    throttled: ThrottledData
+    decision: ConnectData | AskPinData | RefuseData
+    candidates: list[CandidateData]
+
+
+class PoolQuery(BaseModel):
+    vn: NumberText | None = None
+    limit: Annotated[int, Field(ge=1, le=1000, description="50 unless given.")] | None = None
+    cursor: Annotated[str, Field(description="`next_cursor` of the page before.")] | None = None
+
+
+class PooledNumberData(_Answer):
+    vn: E164Text
+    region: Region | None
+    type: Literal["mobile", "landline"] | None
+    state: Annotated[
+        Literal["open", "reserved", "drained", "exclusive"],
+        Field(description="Whether the engine may pick it, or why not."),
+    ]
+    allocations: Annotated[int, Field(description="Live ones that stand on it.")]
+    numbers: Annotated[int, Field(description="That have a route on it.")]
+    free_pins: Annotated[dict[str, int], Field(description="By length, 1 to 9 digits.")]
 
 
 # ── credentials ──────────────────────────────────────────────────────────────

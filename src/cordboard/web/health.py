@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
 import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from cordboard.routing.numbers import PIN_DIGITS_MAX
 from cordboard.storage import events
 from cordboard.storage.database import DatabaseAway
 from cordboard.switchboard.service import Switchboard
@@ -53,10 +55,35 @@ class Health:
             content_type="application/json",
         )
 
+    async def _measure_pools(self) -> None:
+        """Tenant by tenant, with a breath between them: a pool of a thousand numbers takes some 5 ms."""
+        metrics = self._switchboard.metrics
+        # Of tenants and states that are gone nothing may stay.
+        for gauge in (
+            metrics.pool_virtual_numbers,
+            metrics.pool_allocations,
+            metrics.pool_numbers,
+            metrics.pool_free_pins,
+        ):
+            gauge.clear()
+        for tenant in self._switchboard.tenants.all():
+            # Asked for anew: a board that was loaded meanwhile has closed the one before it.
+            with self._switchboard.keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
+                states = list(board.pool())
+            for word, count in Counter(state.word for state in states).items():
+                metrics.pool_virtual_numbers.labels(tenant.id, word).set(count)
+            metrics.pool_allocations.labels(tenant.id).set(sum(state.load for state in states))
+            metrics.pool_numbers.labels(tenant.id).set(sum(state.callers for state in states))
+            for length in range(1, PIN_DIGITS_MAX + 1) if states else ():
+                fewest = min(state.free_pins(length) for state in states)
+                metrics.pool_free_pins.labels(tenant.id, str(length)).set(fewest)
+            await asyncio.sleep(0)
+
     async def _metrics(self, _: web.Request) -> web.Response:
         metrics = self._switchboard.metrics
         tables = self._switchboard.keeper.tables
         metrics.allocations_live.set(tables.allocation_count())
+        await self._measure_pools()
         metrics.board_bytes.set(tables.size_bytes())
         metrics.board_age_seconds.set(self._switchboard.keeper.age_s())
         try:

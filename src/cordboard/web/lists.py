@@ -7,12 +7,9 @@ Bad: `?colour=red` (code 2); a filter blank or given twice, `?limit=0`, `?to_dat
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from uuid import UUID
-
-import orjson
 
 from cordboard.routing.allocate import Code, Standing, side_key
 from cordboard.routing.model import Product, Side
@@ -49,7 +46,7 @@ from cordboard.web.envelope import Answer
 from cordboard.web.exchange import TENANT_PATH, Exchange, TenantHandler, Tenants
 from cordboard.web.greenpin import greenpin_data
 from cordboard.web.openapi import Operation, Route
-from cordboard.web.query import LATEST_US, LIMIT_MAX, Query, is_storable
+from cordboard.web.query import LATEST_US, LIMIT_MAX, Query, cursor_of, is_storable
 
 _FILTER_CODES: Final = (Code.UNSUPPORTED_FILTER, Code.BAD, Code.BAD_NUMBER, Code.DATE_RANGE)
 _BIGINT_MAX: Final = 2**63 - 1
@@ -107,7 +104,7 @@ class Lists:
         """
 
         async def show(exchange: Exchange) -> Answer:
-            query = Query(exchange, known)
+            query = Query(exchange.request, exchange.tenant.settings, known)
             wanted = AllocationFilter(
                 product=product,
                 client_id=query.text(client_id_key),
@@ -127,7 +124,7 @@ class Lists:
         return show
 
     async def _calls(self, exchange: Exchange) -> Answer:
-        query = Query(exchange, CallListQuery)
+        query = Query(exchange.request, exchange.tenant.settings, CallListQuery)
         wanted = CallFilter(
             call_sid=query.text("call_sid"),
             caller=query.caller("caller"),
@@ -145,7 +142,7 @@ class Lists:
         return _answer(page, lambda call: _call_data(call, tenant.settings.timezone))
 
     async def _verifications(self, exchange: Exchange) -> Answer:
-        query = Query(exchange, VerificationListQuery)
+        query = Query(exchange.request, exchange.tenant.settings, VerificationListQuery)
         wanted = VerificationFilter(
             call_sid=query.text("call_sid"),
             caller=query.caller("caller"),
@@ -163,11 +160,7 @@ class Lists:
         return _answer(page, lambda entry: _verification_data(entry, tenant.settings.timezone))
 
 
-# ── cursors: the key at which a page ended, as JSON in base64 ────────────────
-
-
-def _cursor(key: AllocationKey | CallRecordKey | VerificationKey) -> str:
-    return base64.urlsafe_b64encode(orjson.dumps(list(key))).decode()
+# ── cursors: the key at which a page ended ───────────────────────────────────
 
 
 def _allocation_key(parts: Any) -> AllocationKey:
@@ -208,7 +201,7 @@ def _checked_text(value: object) -> str:
 
 
 def _answer(page: Page[Item, Key], data_of: Callable[[Item], dict[str, Any]]) -> Answer:
-    next_cursor = None if page.next_key is None else _cursor(page.next_key)
+    next_cursor = None if page.next_key is None else cursor_of(page.next_key)
     return Answer({"items": [data_of(item) for item in page.items], "next_cursor": next_cursor})
 
 

@@ -172,6 +172,8 @@ TAGS: Final[Mapping[str, str]] = {
     "greenpin": "GreenPin",
     "calls": "Records",
     "verifications": "Records",
+    "explain": "Records",
+    "pool": "Pool",
     "settings": "Settings",
     "applet-keys": "Applet keys",
     "exotel": "Applets",

@@ -10,16 +10,17 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import orjson
+from aiohttp import web
 from pydantic import BaseModel
 
 from cordboard.routing.allocate import Code
 from cordboard.routing.model import State
 from cordboard.routing.numbers import E164, Pin, parse_number
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage.listing import Span
 from cordboard.storage.outcomes import WITHHELD
 from cordboard.web.account_time import parse_instants
 from cordboard.web.errors import Refused
-from cordboard.web.exchange import Exchange
 from cordboard.web.schemas import parse_id
 
 LIMIT_DEFAULT: Final = 50
@@ -41,9 +42,8 @@ class Query:
     Everything here raises Refused, with a message that names the key and quotes no value.
     """
 
-    def __init__(self, exchange: Exchange, known: type[BaseModel]) -> None:
-        given = exchange.request.query
-        settings = exchange.tenant.settings
+    def __init__(self, request: web.Request, settings: TenantSettings, known: type[BaseModel]) -> None:
+        given = request.query
         self._country, self._timezone = settings.country, settings.timezone
         for key in given:
             if key not in known.model_fields:
@@ -165,3 +165,8 @@ def is_storable(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+def cursor_of(key: Iterable[object]) -> str:
+    """The key at which a page ended, as JSON in base64; `Query.after` reads it back."""
+    return base64.urlsafe_b64encode(orjson.dumps(list(key))).decode()

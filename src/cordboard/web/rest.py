@@ -5,9 +5,11 @@ from __future__ import annotations
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.applet_keys import AppletKeys
 from cordboard.web.exchange import Tenants
+from cordboard.web.explain import Explaining
 from cordboard.web.greenpin import GreenPins
 from cordboard.web.lists import Lists
 from cordboard.web.openapi import Route
+from cordboard.web.pool import Pool
 from cordboard.web.tenant_settings import SettingsResource
 
 
@@ -16,6 +18,8 @@ def rest_routes(switchboard: Switchboard) -> list[Route]:
     return [
         *GreenPins(switchboard).routes(tenants),
         *Lists(switchboard).routes(tenants),
+        *Explaining(switchboard).routes(tenants),
+        *Pool(switchboard).routes(tenants),
         *SettingsResource(switchboard).routes(tenants),
         *AppletKeys(switchboard).routes(tenants),
     ]

@@ -281,6 +281,16 @@ async def cooling_pins(
     return frozenset((E164(row["virtual_number"]), Pin(row["pin"])) for row in rows)
 
 
+async def cooling_pin_counts(
+    connection: Connection, cell: int, virtual_numbers: Sequence[E164], now_us: int
+) -> dict[E164, dict[int, int]]:
+    """VN → length → how many PINs of it nobody has and nobody gets yet."""
+    counts: dict[E164, dict[int, int]] = {}
+    for row in await connection.fetch(_SQL["cooling_pin_counts"], cell, virtual_numbers, to_datetime(now_us)):
+        counts.setdefault(E164(row["virtual_number"]), {})[row["length"]] = row["count"]
+    return counts
+
+
 async def cells_to_clear(connection: Connection, now_us: int) -> list[int]:
     """Cells with answers that were kept long enough, or with PINs that have cooled down."""
     before = to_datetime(now_us - ANSWER_KEPT_US)
