@@ -42,12 +42,17 @@ WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active' AND pin_failures >
 RETURNING id;
 
 -- name: products_of_lines
--- Whether allocations of each product stand on these VNs at this moment.
+-- Whether live allocations of each product stand on these VNs. The few that have ended and wait for the sweep
+-- are stepped over.
 SELECT asked.virtual_number,
-    EXISTS (SELECT 1 FROM vn_use
-            WHERE vn_use.cell = $1 AND vn_use.virtual_number = asked.virtual_number
-                AND vn_use.product = 'greenvn') AS has_greenvn,
-    EXISTS (SELECT 1 FROM vn_use
-            WHERE vn_use.cell = $1 AND vn_use.virtual_number = asked.virtual_number
-                AND vn_use.product = 'greenpin') AS has_greenpin
+    EXISTS (SELECT 1
+            FROM vn_use
+            JOIN allocation ON allocation.cell = $1 AND allocation.id = vn_use.allocation_id
+            WHERE vn_use.cell = $1 AND vn_use.virtual_number = asked.virtual_number AND vn_use.product = 'greenvn'
+                AND (allocation.expires_at IS NULL OR allocation.expires_at > $3)) AS has_greenvn,
+    EXISTS (SELECT 1
+            FROM vn_use
+            JOIN allocation ON allocation.cell = $1 AND allocation.id = vn_use.allocation_id
+            WHERE vn_use.cell = $1 AND vn_use.virtual_number = asked.virtual_number AND vn_use.product = 'greenpin'
+                AND (allocation.expires_at IS NULL OR allocation.expires_at > $3)) AS has_greenpin
 FROM unnest($2::bigint[]) AS asked (virtual_number);

@@ -29,6 +29,7 @@ from cordboard.routing.model import (
     State,
 )
 from cordboard.routing.numbers import E164
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage import allocations, calls, listing, provisioning
 from cordboard.storage.calls import CallRow, CallType, NewEnd
 from cordboard.storage.database import Connection, Database
@@ -351,7 +352,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
     end = NewEnd(
         tenant_id=office.tenant.id,
         call_sid="sid",
-        timezone="IST",
+        settings=TenantSettings(),
         call_type=CallType.COMPLETED,
         dial_call_status="completed",
         dialled=DAN,

@@ -71,6 +71,7 @@ def test_the_codes_have_the_statuses_of_the_table() -> None:
         19: 409,
         22: 410,
         23: 400,
+        50: 422,
     }
     assert set(STATUS_OF) == set(Code)
     assert set(PRECEDENCE) <= set(Code)

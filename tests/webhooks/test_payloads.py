@@ -13,7 +13,7 @@ from cordboard.clock import SECOND_US
 from cordboard.routing.model import Product
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.tenant import CallbackTimeFormat, CallbackTo, MissingRecording
-from cordboard.storage.facts import EventKind, Facts, Insights, facts_of
+from cordboard.storage.facts import Facts, Insights, facts_of
 from cordboard.webhooks.payloads import body_of
 
 from .outbox import CALLED, NOW_US, OTHER_PIN, PIN, call_completed, deallocated, verification_failed, verified
@@ -148,7 +148,7 @@ RICH = (
         record=False,
     ),
     call_completed(insights=Insights(status="failed")),
-    deallocated(None, a_pin=None, b_pin=None, custom_field=None, record=True),
+    deallocated(None, a_pins=(), b_pins=(), custom_field=None, record=True),
     verified(None, None, custom_field="ref 7", record=True),
     verification_failed(None, caller=None, time_format=CallbackTimeFormat.PLAIN),
 )
@@ -183,7 +183,7 @@ def test_a_greenpin_body_has_the_keys_types_and_order_of_its_sample(
     [
         (call_completed(), SAMPLE_GREENVN_CALL),
         (call_completed(recording_url=None, insights=INSIGHTS), SAMPLE_GREENVN_CALL_WITH_INSIGHTS),
-        (deallocated(a_pin=None, b_pin=None), SAMPLE_GREENVN_DEALLOCATION),
+        (deallocated(a_pins=(), b_pins=()), SAMPLE_GREENVN_DEALLOCATION),
         (verified(), SAMPLE_GREENVN_VERIFIED),
         (verification_failed(), SAMPLE_GREENVN_FAILED),
     ],
@@ -216,19 +216,7 @@ ADDED_SINCE = {
 @pytest.mark.parametrize("facts", ALL_KINDS)
 def test_facts_of_an_earlier_version_are_still_told(facts: Facts) -> None:
     kept = {key: value for key, value in facts.to_json().items() if key not in ADDED_SINCE}
-    if facts.kind is EventKind.DEALLOCATED:
-        for side, pin in (("a", "0713"), ("b", "884")):
-            del kept[side]["pins"]
-            kept[side]["pin"] = pin
     assert facts_of(facts.kind, kept) == facts
-
-
-def test_a_side_without_pin_of_an_earlier_version_is_still_told() -> None:
-    kept = deallocated(a_pin=None, b_pin=None).to_json()
-    for side in ("a", "b"):
-        del kept[side]["pins"]
-        kept[side]["pin"] = None
-    assert facts_of(EventKind.DEALLOCATED, kept) == deallocated(a_pin=None, b_pin=None)
 
 
 def test_the_call_event_is_the_sample() -> None:
@@ -256,7 +244,7 @@ def test_a_released_allocation_is_in_the_vault() -> None:
 
 
 def test_a_side_without_pin_has_an_empty_list() -> None:
-    body = body_of(Product.GREENPIN, deallocated(a_pin=None, b_pin=None))
+    body = body_of(Product.GREENPIN, deallocated(a_pins=(), b_pins=()))
     assert body["aparty_pins"] == body["bparty_pins"] == []
 
 
@@ -379,11 +367,12 @@ def test_a_released_greenvn() -> None:
     }
 
 
-@pytest.mark.parametrize(("a_pin", "b_pin"), [(None, OTHER_PIN), (PIN, None), (Pin("0"), None)])
-def test_a_greenvn_side_without_pin_lists_a_null(a_pin: Pin | None, b_pin: Pin | None) -> None:
-    body = body_of(Product.GREENVN, deallocated(a_pin=a_pin, b_pin=b_pin))
-    assert body["aparty_pins"] == [None if a_pin is None else int(a_pin.digits)]
-    assert body["bparty_pins"] == [None if b_pin is None else int(b_pin.digits)]
+@pytest.mark.parametrize(("pins", "listed"), [((), [None]), ((PIN,), [713]), ((PIN, OTHER_PIN), [713, 884])])
+def test_a_greenvn_side_lists_its_pins_and_without_one_a_null(
+    pins: tuple[Pin, ...], listed: list[int | None]
+) -> None:
+    assert body_of(Product.GREENVN, deallocated(a_pins=pins))["aparty_pins"] == listed
+    assert body_of(Product.GREENVN, deallocated(b_pins=pins))["bparty_pins"] == listed
 
 
 def test_a_verified_caller_of_a_greenvn_is_told_with_the_pin_as_text_and_without_the_call() -> None:

@@ -120,7 +120,7 @@ async def _tell(
     ]
     changes: list[Change] = await allocations.join(connection, cell, joins, found, now_us)
     changes += await _count_for_locks(connection, cell, [item.outcome for item in items])
-    events = await _failures(connection, cell, items)
+    events = await _failures(connection, cell, items, now_us)
     for item, right in strangers:
         id = UUID(bytes=right.admission.allocation_id)
         if id in found:
@@ -162,20 +162,26 @@ async def _count_for_locks(
     ]
 
 
-async def _failures(connection: Connection, cell: int, items: Sequence[NewOutcome]) -> list[NewEvent]:
+async def _failures(
+    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
+) -> list[NewEvent]:
     """The events of wrong PINs, each in the form of the product that its VN carries."""
     failed = [item for item in items if isinstance(item.outcome, WrongPin)]
     if not failed:
         return []
-    products = await products_of_lines(connection, cell, {item.call.virtual_number for item in failed})
+    products = await products_of_lines(
+        connection, cell, {item.call.virtual_number for item in failed}, now_us
+    )
     return [_failed(item, products[item.call.virtual_number]) for item in failed]
 
 
 async def products_of_lines(
-    connection: Connection, cell: int, virtual_numbers: Iterable[E164]
+    connection: Connection, cell: int, virtual_numbers: Iterable[E164], now_us: int
 ) -> dict[E164, Product]:
-    """VN → GreenVN if it carries allocations of that product alone, else GreenPin."""
-    rows = await connection.fetch(_SQL["products_of_lines"], cell, sorted(set(virtual_numbers)))
+    """VN → GreenVN if it carries live allocations of that product alone, else GreenPin."""
+    rows = await connection.fetch(
+        _SQL["products_of_lines"], cell, sorted(set(virtual_numbers)), to_datetime(now_us)
+    )
     return {
         E164(row["virtual_number"]): Product.GREENVN
         if row["has_greenvn"] and not row["has_greenpin"]
