@@ -263,6 +263,7 @@ CREATE TABLE call (
     CHECK ((decision = 'connect') = (matched IS NOT NULL))
 );
 CREATE INDEX call_by_last_hop ON call (cell, last_hop_at);
+CREATE INDEX call_of_allocation ON call (cell, allocation_id) WHERE allocation_id IS NOT NULL;
 
 -- How a call ended: once for each CallSid; `unknown` where nobody said within the time.
 CREATE TABLE call_end (

@@ -45,6 +45,9 @@ JOIN allocation ON allocation.cell = $1 AND allocation.id = call.allocation_id
 WHERE call.decision = 'connect'
 ORDER BY call.tenant_id, call.call_sid, call.last_hop_at DESC;
 
+-- name: count_calls_of
+SELECT count(*) FROM call WHERE cell = $1 AND allocation_id = $2;
+
 -- name: cells_with_open_calls
 SELECT feed_head.cell
 FROM feed_head

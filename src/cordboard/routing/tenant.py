@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final
 
 from cordboard.routing.model import NEVER_US, CallRules
@@ -32,6 +33,13 @@ class Rate:
     window_s: int
 
 
+class VnSharing(Enum):
+    """What a second-generation allocation does with its VN: has it alone, or is told apart by its PIN."""
+
+    EXCLUSIVE = "exclusive"
+    PIN = "pin"
+
+
 @dataclass(frozen=True, slots=True)
 class TenantSettings:
     country: str = "IN"
@@ -45,6 +53,8 @@ class TenantSettings:
     b_pin_enabled: bool = True
     common_pin_enabled: bool = False
     common_pin_length: int = 4
+    vn_sharing: VnSharing = VnSharing.EXCLUSIVE
+    generation_2_enabled: bool = True
     call_rules: CallRules = field(default_factory=CallRules)
     pin_failures_per_caller: Rate = field(default_factory=lambda: Rate(9, 15 * 60))
     pin_failures_per_vn: Rate = field(default_factory=lambda: Rate(60, 3_600))
@@ -100,6 +110,8 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
         b_pin_enabled=flag("bparty_pin_enabled", DEFAULTS.b_pin_enabled),
         common_pin_enabled=flag("common_pin_enabled", DEFAULTS.common_pin_enabled),
         common_pin_length=whole("common_pin_length", DEFAULTS.common_pin_length),
+        vn_sharing=VnSharing(text("vn_sharing", DEFAULTS.vn_sharing.value)),
+        generation_2_enabled=flag("generation_2_enabled", DEFAULTS.generation_2_enabled),
         call_rules=CallRules(
             pin_attempts_max=whole("max_pin_attempts", DEFAULTS.call_rules.pin_attempts_max),
             refuse_withheld=given.get("withheld_callers") == "refuse",

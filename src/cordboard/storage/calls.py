@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, assert_never
+from uuid import UUID
 
 import asyncpg
 
@@ -167,6 +168,12 @@ async def _connected_calls(
         [tenant_id for tenant_id, _ in calls],
         [call_sid for _, call_sid in calls],
     )
+
+
+async def count_calls_of(connection: Connection, cell: int, allocation_id: UUID) -> int:
+    """How many calls were matched to the allocation, each caller of a CallSid counted for itself."""
+    count: int = await connection.fetchval(_SQL["count_calls_of"], cell, allocation_id)
+    return count
 
 
 async def cells_with_silent_calls(connection: Connection, now_us: int) -> list[int]:
