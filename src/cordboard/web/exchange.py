@@ -11,7 +11,7 @@ from aiohttp import web
 from cordboard.switchboard.tenants import TenantDirectory, TenantView
 from cordboard.web.auth import authenticated, check_version
 from cordboard.web.envelope import Answer, RawAnswer, envelope, response
-from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.errors import closing_if_unread, expect_continue, new_request_id, problem_of, refusal
 
 TENANT_PATH: Final = "/v1/tenants/{tenant}"
 
@@ -55,7 +55,7 @@ class Tenants:
                 case Answer():
                     return response(answer.status, exchange.envelope(answer), answer.headers)
                 case RawAnswer():
-                    return response(200, answer.body, answer.headers)
+                    return closing_if_unread(request, response(answer.status, answer.body, answer.headers))
                 case unmatched:
                     assert_never(unmatched)
 

@@ -1,9 +1,12 @@
-"""GreenPin, first generation (exotel.md 8.5): make, read, update, release, and who joined."""
+"""GreenPin, first generation (exotel.md 8.5): make, read, update, release, and who joined.
+
+What is of the second generation goes on to web/second_generation.py.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any, Final
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 from aiohttp import web
@@ -12,41 +15,54 @@ from cordboard.routing.allocate import Code, Fault, Generation, Standing, Unacce
 from cordboard.routing.model import NEVER_US, Party, Product, State
 from cordboard.storage.allocations import AllocationName, NotFound
 from cordboard.storage.database import DatabaseAway
-from cordboard.switchboard.allocating import Changed, IdempotencyKey, Repeated
+from cordboard.switchboard.allocating import Changed, Repeated
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import GreenPinRevision, GreenPinWish
 from cordboard.web.account_time import iso_text, plain_text
-from cordboard.web.bodies import BULK_BYTES_MAX, JSON_BYTES_MAX, parse_object, read_bytes, read_object
+from cordboard.web.bodies import (
+    BULK_BYTES_MAX,
+    JSON_BYTES_MAX,
+    object_of,
+    parse_json,
+    read_bytes,
+    read_object,
+)
 from cordboard.web.envelope import Answer, RawAnswer, propagation
 from cordboard.web.errors import Problem, Refused, problem_of
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
+from cordboard.web.idempotency import REPLAYED, idempotency_key
 from cordboard.web.schemas import parse_create, parse_id, parse_update
-
-IDEMPOTENCY_KEY: Final = "Idempotency-Key"
-KEY_CHARACTERS_MAX: Final = 255
+from cordboard.web.second_generation import SecondGeneration
+from cordboard.web.second_schemas import is_second
 
 
 class GreenPins:
-    def __init__(self, switchboard: Switchboard) -> None:
+    def __init__(self, switchboard: Switchboard, second: SecondGeneration) -> None:
         self._switchboard = switchboard
+        self._second = second
         self._allocating = switchboard.allocating
 
     def routes(self, tenants: Tenants) -> list[web.RouteDef]:
         all_path = f"{TENANT_PATH}/greenpin"
         one_path = f"{all_path}/{{greenpin_id}}"
+        second = self._second
+        by_id = partial(second.by_id, Product.GREENPIN)
         return [
             tenants.route("POST", all_path, self._create),
             tenants.route("PUT", all_path, self._update_many),
-            tenants.route("GET", one_path, self._show),
-            tenants.route("PUT", one_path, self._update),
-            tenants.route("DELETE", one_path, self._release),
-            tenants.route("GET", f"{one_path}/members", self._members),
+            tenants.route("GET", one_path, by_id(self._show, second.show)),
+            tenants.route("PUT", one_path, by_id(self._update, second.update)),
+            tenants.route("DELETE", one_path, by_id(self._release, second.release)),
+            tenants.route("GET", f"{one_path}/members", by_id(self._members, second.members)),
         ]
 
     async def _create(self, exchange: Exchange) -> RawAnswer:
         body = await read_bytes(exchange.request, JSON_BYTES_MAX)
-        client_id, draft = parse_create(parse_object(body))
+        given = object_of(parse_json(body))
+        if is_second(given):
+            return await self._second.create(exchange, Product.GREENPIN, body, given)
+        client_id, draft = parse_create(given)
 
         def answer_of(standing: Standing) -> bytes:
             return exchange.envelope(Answer(self._data(standing, exchange.tenant)))
@@ -59,7 +75,7 @@ class GreenPins:
         )
         match outcome:
             case Repeated(answer):
-                return RawAnswer(answer, {"Idempotent-Replayed": "true"})
+                return RawAnswer(answer, REPLAYED)
             case Changed(standing, is_propagated):
                 return RawAnswer(answer_of(standing), propagation(is_propagated))
 
@@ -95,10 +111,11 @@ class GreenPins:
 
     # ── bulk ─────────────────────────────────────────────────────────────────
 
-    async def _update_many(self, exchange: Exchange) -> Answer:
-        items = _bulk_items(
-            await read_object(exchange.request, BULK_BYTES_MAX), self._switchboard.settings.bulk_items_max
-        )
+    async def _update_many(self, exchange: Exchange) -> Answer | RawAnswer:
+        given = parse_json(await read_bytes(exchange.request, BULK_BYTES_MAX))
+        if isinstance(given, list):
+            return await self._second.update_many(exchange, given)
+        items = _bulk_items(object_of(given), self._switchboard.settings.bulk_items_max)
         reports: list[dict[str, Any]] = []
         is_propagated = True
         away: DatabaseAway | None = None
@@ -207,15 +224,3 @@ def _named(greenpin_id: str) -> AllocationName:
     if id is None:
         raise NotFound(Product.GREENPIN)
     return AllocationName(id, Product.GREENPIN, Generation.FIRST)
-
-
-def idempotency_key(request: web.Request, body: bytes) -> IdempotencyKey | None:
-    """Raises Refused (400/5)."""
-    key = request.headers.get(IDEMPOTENCY_KEY)
-    if key is None:
-        return None
-    # Bytes that are no UTF-8 arrive as lone surrogates, which are not printable either.
-    if not 1 <= len(key) <= KEY_CHARACTERS_MAX or not key.isprintable():
-        message = f"{IDEMPOTENCY_KEY} must be 1 to {KEY_CHARACTERS_MAX} printable characters."
-        raise Refused(Code.BAD, message)
-    return IdempotencyKey(key, hashlib.sha256(body).digest())

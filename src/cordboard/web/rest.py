@@ -8,13 +8,16 @@ from cordboard.switchboard.service import Switchboard
 from cordboard.web.applet_keys import AppletKeys
 from cordboard.web.exchange import Tenants
 from cordboard.web.greenpin import GreenPins
+from cordboard.web.second_generation import SecondGeneration, SecondGreenVns
 from cordboard.web.tenant_settings import SettingsResource
 
 
 def rest_routes(switchboard: Switchboard) -> list[web.RouteDef]:
     tenants = Tenants(switchboard.tenants)
+    second = SecondGeneration(switchboard)
     return [
-        *GreenPins(switchboard).routes(tenants),
+        *GreenPins(switchboard, second).routes(tenants),
+        *SecondGreenVns(second).routes(tenants),
         *SettingsResource(switchboard).routes(tenants),
         *AppletKeys(switchboard).routes(tenants),
     ]
