@@ -56,11 +56,13 @@ RETURNING id;
 SELECT number FROM virtual_number WHERE cell = $1 AND number = ANY($2::bigint[]) ORDER BY number FOR UPDATE;
 
 -- name: claim_exclusive
--- Locked before, so that this statement sees whoever stands there.
+-- Locked before, so that this statement sees whoever stands there. Nothing may be claimed on which `insert_uses`
+-- would not stand: nobody would give it back.
 UPDATE virtual_number
 SET is_exclusive = true, cooling_until = NULL, cooling_for = NULL
 FROM unnest($2::bigint[], $3::uuid[]) AS wanted (number, allocation_id)
 WHERE virtual_number.cell = $1 AND virtual_number.number = wanted.number AND NOT virtual_number.is_exclusive
+    AND NOT virtual_number.is_drained
     AND NOT EXISTS (
         SELECT 1 FROM vn_use WHERE vn_use.cell = $1 AND vn_use.virtual_number = virtual_number.number
     )
