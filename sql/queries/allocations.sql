@@ -94,19 +94,21 @@ WHERE cell = $1 AND allocation_id = $2 AND virtual_number = ANY($3::bigint[])
 RETURNING virtual_number, allocation_id, is_exclusive;
 
 -- name: end_exclusive
+-- The cool-off of one that ended counts from its end, however late that was noticed.
 UPDATE virtual_number
 SET is_exclusive = false,
-    cooling_until = CASE WHEN allocation.cool_off_s > 0 THEN $4::timestamptz + make_interval(secs => allocation.cool_off_s) END,
+    cooling_until = CASE WHEN allocation.cool_off_s > 0 AND $4::timestamptz IS NOT NULL
+        THEN coalesce(allocation.released_at, $4) + make_interval(secs => allocation.cool_off_s) END,
     cooling_for = CASE WHEN allocation.cool_off_s > 0 AND $4::timestamptz IS NOT NULL THEN allocation.id END
 FROM unnest($2::bigint[], $3::uuid[]) AS left_by (number, allocation_id)
 JOIN allocation ON allocation.cell = $1 AND allocation.id = left_by.allocation_id
 WHERE virtual_number.cell = $1 AND virtual_number.number = left_by.number AND virtual_number.is_exclusive;
 
 -- name: cool_numbers
--- Of allocations with a cool-off, before their routes are deleted.
+-- Of released allocations with a cool-off, before their routes are deleted.
 INSERT INTO number_cooling (cell, virtual_number, number, allocation_id, cooling_until)
 SELECT $1, route.virtual_number, route.number, route.allocation_id,
-    $3::timestamptz + make_interval(secs => allocation.cool_off_s)
+    allocation.released_at + make_interval(secs => allocation.cool_off_s)
 FROM route
 JOIN allocation ON allocation.cell = $1 AND allocation.id = route.allocation_id AND allocation.cool_off_s > 0
 WHERE route.cell = $1 AND route.allocation_id = ANY($2::uuid[])

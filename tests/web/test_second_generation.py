@@ -562,6 +562,18 @@ async def test_a_released_vn_cools_whole(make_shop: MakeShop, product: str) -> N
     assert (await shop.post(other_people(shop))).status == 201
 
 
+@pytest.mark.parametrize("product", ["greenpin", "greenvn"])
+async def test_a_cool_off_counts_from_the_end_however_late_it_is_noticed(
+    make_shop: MakeShop, product: str
+) -> None:
+    shop = await make_shop({"deletion_time": 60})
+    await make(shop, product, duration=300)
+    shop.clock.advance(330)
+    assert_refused_second(await shop.ask("POST", f"/{product}", other_people(shop)), 409, TAKEN)
+    shop.clock.advance(31)
+    await make(shop, product)
+
+
 async def test_a_vn_that_was_drained_meanwhile_is_left_as_it_was(shop: Shop) -> None:
     """The board may not know yet what the database does."""
 
