@@ -6,16 +6,19 @@ from __future__ import annotations
 import asyncio
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from cordboard.clock import EPOCH
 from cordboard.routing.allocate import Code
-from cordboard.routing.numbers import E164
+from cordboard.routing.model import SIDE_B, Admission, AllocationId, Outcome, Product, RightPin, WrongPin
+from cordboard.routing.numbers import E164, Pin
 from cordboard.simulator.client import Answer
 from cordboard.simulator.platform import random_call_sid
-from cordboard.storage import provisioning
+from cordboard.storage import allocations, outcomes, provisioning
 from cordboard.storage.database import Connection
+from cordboard.storage.outcomes import CallKey, NewOutcome
 
 from .conftest import MakeShop
 from .shop import (
@@ -610,6 +613,61 @@ async def test_with_sharing_by_pin_a_vn_bears_many_but_a_from_number_once(make_s
     assert apart["status"] == elsewhere["status"] == "active"
     await shop.delete(made["greenpin_id"])
     await make(shop)
+
+
+async def test_a_change_of_the_setting_changes_no_allocation_that_stands(make_shop: MakeShop) -> None:
+    shop = await make_shop()
+    await make(shop)
+    assert (await shop.ask("PUT", "/settings", {"vn_sharing": "pin"})).status == 200
+    assert_refused_second(await shop.post(other_people(shop)), 409, TAKEN, "caller_id_number")
+    shared = await make(shop, line=1)
+    assert (await shop.ask("PUT", "/settings", {"vn_sharing": "exclusive"})).status == 200
+    busy = {**other_people(shop), "caller_id_number": shop.lines[1]}
+    assert_refused_second(await shop.post(busy), 409, TAKEN, "caller_id_number")
+    assert (await shop.put(shared["greenpin_id"], {"to": []})).status == 200
+    order = {**first_generation(shop), "a": {"vns": [shop.lines[1]], "numbers": [OTHER_AGENT]}}
+    assert (await shop.post(order)).status == 200, "it still shares its VN"
+
+
+async def test_a_right_pin_resets_the_count_but_takes_no_lock_away(shop: Shop) -> None:
+    """Decided on a node that the lock had not reached; over HTTP it would be refused."""
+    made = await make(shop)
+    id = UUID(made["greenpin_id"].removeprefix("gp_"))
+    tenant = shop.switchboard.tenants.get(shop.id)
+    assert tenant is not None
+
+    async def record(*results: Outcome) -> tuple[int, bool]:
+        """(wrong PINs counted, locked) after these outcomes, each of a call of its own."""
+        items = [
+            NewOutcome(
+                call=CallKey(shop.id, random_call_sid(), E164(shop.lines[0]), E164(CUSTOMER)),
+                outcome=result,
+                digits=Pin("0000"),
+                start_time=None,
+                timezone="IST",
+                product=Product.GREENPIN,
+                at_us=shop.clock.now_us(),
+            )
+            for result in results
+        ]
+
+        async def write(connection: Connection) -> tuple[int, bool]:
+            await outcomes.record(connection, tenant.cell, items, shop.clock.now_us())
+            standing = (await allocations.find(connection, tenant.cell, [id]))[id].standing
+            return standing.pin_failures, standing.allocation.is_locked
+
+        return await shop.switchboard.database.write(write)
+
+    wrong = WrongPin(b"wrong", AllocationId(id.bytes))
+    right = RightPin(b"right", Admission(AllocationId(id.bytes), SIDE_B), False, resets_lock=True)
+    assert await record(wrong) == (1, False)
+    assert await record(wrong, wrong._replace(counts_against=None)) == (2, False)
+    assert await record(right) == (0, False)
+    assert await record(wrong, right) == (0, False)
+    assert await record(wrong, wrong, wrong, wrong) == (4, True)
+    assert await record(right) == (4, True)
+    assert (await shop.put(made["greenpin_id"], {"record": False})).status == 200
+    assert await record(wrong) == (1, False)
 
 
 async def test_a_vn_without_a_free_pin_is_a_conflict(make_shop: MakeShop) -> None:

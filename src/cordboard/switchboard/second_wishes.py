@@ -17,11 +17,15 @@ from cordboard.storage.allocations import ClientIdTaken, NumberTaken, PinTaken, 
 class SecondWish:
     product: Product
     draft: SecondDraft
-    client_id: str | None = None
+
+    @property
+    def client_id(self) -> None:
+        """This generation knows none."""
+        return None
 
     @property
     def client_id_taken(self) -> Fault:
-        raise AssertionError("the second generation has no client ids")
+        raise AssertionError("what has no client id cannot have a taken one")
 
     def propose(
         self,
@@ -69,7 +73,7 @@ def _fault_of(taken: Taken, becomes: Allocation) -> tuple[Fault, bool]:
             message = f"pin: no PIN is free on virtual number {virtual_number}."
             return Fault(Code.NOTHING_FREE, "pin", message), True
         case ClientIdTaken():
-            raise AssertionError("the second generation has no client ids")
+            raise AssertionError("what has no client id cannot have a taken one")
         case unmatched:
             assert_never(unmatched)
 
