@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
+import aiohttp
 import pytest
 
+from cordboard.simulator.client import Client
 from cordboard.simulator.platform import Applet
-from cordboard.simulator.receiver import EventKind
+from cordboard.simulator.receiver import EventKind, Receiver
 
-from .conftest import MakeTenant
-from .world import PROMPT_AGAIN, REFUSAL, WRONG_PINS, Call, Tenant, a_person
+from .conftest import MakeEngine, MakeTenant
+from .world import ADMIN_TOKEN, PROMPT_AGAIN, REFUSAL, WRONG_PINS, Call, Tenant, a_person, make_tenant
 
 NOBODY = {"fetch_after_attempt": False, "destination": {"numbers": []}}
 
@@ -190,6 +196,39 @@ async def test_where_a_vn_bears_many_nothing_locks(new_tenant: MakeTenant) -> No
     for caller in (customer, None, customer):
         assert await enter_wrong(tenant.call(caller), allocation["pin"], 2) == "pin"
     assert await tenant.call(customer).enter(allocation["pin"]) == "connect"
+
+
+async def test_guesses_at_once_lock_too(tenant: Tenant) -> None:
+    agent, customer = a_person(), a_person()
+    allocation = await made(tenant, [agent], [customer])
+    calls = [tenant.call(customer) for _ in range(6)]
+    await asyncio.gather(*(call.gather() for call in calls))
+    await asyncio.gather(*(call.select(wrong_pins(allocation["pin"])[0]) for call in calls))
+    assert await tenant.call(customer).select() == "reject"
+    assert await tenant.call(agent).targets() == [customer]
+
+
+async def test_a_lock_outlives_the_board(
+    fresh_engine: MakeEngine, session: aiohttp.ClientSession, receiver: Receiver, tmp_path: Path
+) -> None:
+    board = tmp_path / "board"
+    engine = fresh_engine(CORDBOARD_BOARD_DIR=str(board))
+    await engine.start()
+    before = await make_tenant(Client(session, engine.base_url, ADMIN_TOKEN), session, receiver)
+    agent, customer = a_person(), a_person()
+    allocation = await made(before, [agent], [customer], record=True, custom_field="order_id=12345")
+    await lock(before, customer, allocation["pin"])
+    assert await engine.stop() == 0
+    rmtree(board)
+
+    await engine.start()
+    after = replace(before, client=Client(session, engine.base_url, ADMIN_TOKEN))
+    assert await after.call(customer).select(allocation["pin"]) == "reject"
+    told = (await after.call(agent).connect()).body
+    assert (told["destination"]["numbers"], told["record"]) == ([customer], True)
+    assert told["custom_field"] == "order_id=12345"
+    await change(after, allocation, record=True)
+    assert await after.call(customer).enter(allocation["pin"]) == "connect"
 
 
 async def test_a_lock_does_not_outlive_its_allocation(tenant: Tenant) -> None:
