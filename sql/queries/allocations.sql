@@ -64,7 +64,8 @@ SELECT id FROM made;
 SELECT number FROM virtual_number WHERE cell = $1 AND number = ANY($2::bigint[]) ORDER BY number FOR UPDATE;
 
 -- name: claim_exclusive
--- Locked before, so that this statement sees whoever stands there.
+-- Locked before, so that this statement sees whoever stands there. Nothing may be claimed on which `insert_uses`
+-- would not stand: nobody would give it back.
 UPDATE virtual_number
 SET is_exclusive = true, cooling_until = NULL, cooling_for = NULL
 FROM unnest($2::bigint[], $3::uuid[]) AS wanted (number, allocation_id)

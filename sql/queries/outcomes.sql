@@ -36,9 +36,10 @@ WHERE allocation.cell = $1 AND allocation.id = counted.allocation_id AND allocat
 RETURNING allocation.id;
 
 -- name: forget_failures
--- A right PIN resets the count.
+-- A right PIN resets the count. It does not unlock: one that was decided before the lock reached its node may
+-- still arrive.
 UPDATE allocation SET pin_failures = 0, version = version + 1
-WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active' AND pin_failures > 0
+WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active' AND pin_failures BETWEEN 1 AND pin_attempts_max - 1
 RETURNING id;
 
 -- name: products_of_lines

@@ -249,7 +249,7 @@ async def locks_told(office: Office, since: int) -> list[tuple[int, bool]]:
     ]
 
 
-async def test_wrong_pins_of_its_own_people_lock_it_and_a_right_one_resets_the_count(office: Office) -> None:
+async def test_wrong_pins_of_its_own_people_lock_it(office: Office) -> None:
     standing = await one_alone(office)
     told = len(await office.told())
     entered = ("7", "8", "8", "9")
@@ -259,15 +259,24 @@ async def test_wrong_pins_of_its_own_people_lock_it_and_a_right_one_resets_the_c
     # The second "8" is the same entry.
     assert [one.position is not None for one in recorded] == [True, True, False, True]
     assert await locks_told(office, told) == [(2, False), (3, False), (4, True)]
+    # Decided where the lock was not known yet: only an update takes it away.
+    await office.record(office.right("other", standing, Side.A, is_stranger=False, resets_lock=True))
+    assert (await office.found(standing)).allocation.is_locked
+    assert await locks_told(office, told) == [(2, False), (3, False), (4, True)]
 
+
+async def test_a_right_pin_before_the_lock_begins_the_count_anew(office: Office) -> None:
+    standing = await one_alone(office)
+    for digits in ("7", "8"):
+        await office.record(office.wrong("sid", digits, against=standing))
+    told = len(await office.told())
     right = office.right("other", standing, Side.A, is_stranger=False, resets_lock=True)
     for _ in range(2):
         await office.record(right)
     found = await office.found(standing)
-    assert (found.pin_failures, found.allocation.is_locked) == (0, False)
+    assert (found.pin_failures, found.allocation) == (0, standing.allocation)
     # There was nothing to reset the second time.
-    assert await locks_told(office, told) == [(2, False), (3, False), (4, True), (5, False)]
-    assert found.allocation == standing.allocation
+    assert await locks_told(office, told) == [(4, False)]
 
 
 async def test_what_one_batch_counts_is_told_once(office: Office) -> None:

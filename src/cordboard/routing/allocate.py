@@ -384,7 +384,13 @@ def _numbers(
     given = draft.party(side).numbers
     if given is None:
         return None
-    field = f"{side_key(side)}.numbers"
+    return listed_numbers(f"{side_key(side)}.numbers", given, settings, pool, faults)
+
+
+def listed_numbers(
+    field: str, given: Sequence[str], settings: TenantSettings, pool: Pool, faults: list[Fault]
+) -> tuple[E164, ...]:
+    """The numbers of people that `field` lists, each once, in the order given; `faults` get what is wrong."""
     numbers: list[E164] = []
     for position, text in enumerate(given):
         number = parse_number(text, settings.country)

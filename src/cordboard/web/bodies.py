@@ -36,15 +36,24 @@ async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
     return bytes(body)
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object; an empty body is one without keys. Raises Refused (400/5)."""
+def parse_json(body: bytes) -> Any:
+    """The JSON value; an empty body is an object without keys. Raises Refused (400/5)."""
     if not body.strip():
         return {}
     try:
-        given = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError:
         # Its message quotes the body.
         raise Refused(Code.BAD, "The body is not JSON.") from None
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object; an empty body is one without keys. Raises Refused (400/5)."""
+    return object_of(parse_json(body))
+
+
+def object_of(given: Any) -> dict[str, Any]:
+    """Raises Refused (400/5)."""
     if not isinstance(given, dict):
         raise Refused(Code.BAD, "The body must be a JSON object.")
     return given

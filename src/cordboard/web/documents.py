@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cordboard.routing.explain import Relation, Verdict
 from cordboard.routing.model import Reason
 from cordboard.web.schemas import GreenPinBody, Region, TenantId
+from cordboard.web.second_schemas import SecondGreenPinBody
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 PlainTime = Annotated[
@@ -96,6 +97,88 @@ class MemberData(_Answer):
 
 class MembersData(_Answer):
     members: list[MemberData]
+
+
+# ── the second generation ────────────────────────────────────────────────────
+
+
+class SecondGreenVnData(_Answer):
+    greenvn_id: Annotated[str, Field(pattern="^gvn_[0-9a-f]{32}$")]
+    virtual_number: E164Text
+    from_: Annotated[list[E164Text], Field(alias="from")]
+    to: list[E164Text]
+    status: Literal["active", "deleted"]
+    record: bool
+    custom_field: str | None
+    created_at: IsoTime
+    expires_at: IsoTime
+
+
+class SecondGreenVnShown(SecondGreenVnData):
+    call_count: int
+
+
+class SecondGreenVnUpdated(SecondGreenVnData):
+    updated_at: IsoTime
+
+
+class SecondGreenVnDeleted(_Answer):
+    greenvn_id: str
+    status: Literal["deleted"]
+    deleted_at: IsoTime
+
+
+class SecondGreenPinData(_Answer):
+    greenpin_id: Annotated[str, Field(pattern="^gp_[0-9a-f]{32}$")]
+    virtual_number: E164Text
+    pin: PinDigits
+    from_: Annotated[list[E164Text], Field(alias="from")]
+    to: list[E164Text]
+    status: Literal["active", "expired", "deleted"]
+    record: bool
+    created_at: IsoTime
+    expires_at: IsoTime
+    custom_field: str | None
+
+
+class SecondGreenPinShown(SecondGreenPinData):
+    call_count: int
+
+
+class SecondGreenPinUpdated(SecondGreenPinData):
+    updated_at: IsoTime
+
+
+class SecondGreenPinDeleted(_Answer):
+    greenpin_id: str
+    status: Literal["deleted"]
+    deleted_at: IsoTime
+
+
+class SecondGreenPinChangeBody(SecondGreenPinBody):
+    """At least one of its keys, and not `caller_id_number`."""
+
+
+class SecondGreenPinItemBody(SecondGreenPinChangeBody):
+    """One change of a bulk update, whose body is a bare array."""
+
+    greenpin_id: str
+
+
+class SecondItemData(_Answer):
+    greenpin_id: str | None
+    status: Literal["updated", "failed"]
+    code: Annotated[int, Field(description="Only of one that failed.")] = 0
+    message: Annotated[str, Field(description="Only of one that failed.")] = ""
+
+
+class SecondMemberData(_Answer):
+    number: E164Text
+    joined_at: IsoTime
+
+
+class SecondMembersData(_Answer):
+    members: list[SecondMemberData]
 
 
 # ── lists ────────────────────────────────────────────────────────────────────

@@ -31,10 +31,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """An envelope that is already bytes."""
+    """A whole answer that is already bytes."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
 
 
 def propagation(is_propagated: bool) -> Mapping[str, str]:

@@ -165,11 +165,15 @@ def refusal(request: web.Request, problem: Problem, request_id: str) -> web.Resp
         message=problem.message,
         data=problem.data,
     )
-    refused = response(problem.status, body, problem.headers)
+    return closing_if_unread(request, response(problem.status, body, problem.headers))
+
+
+def closing_if_unread(request: web.Request, answer: web.Response) -> web.Response:
+    """`answer`, with the end of the connection if the request's body was not read to its end."""
     if not request.content.is_eof():
         # Nobody wants the rest of the body; behind it the connection would not answer for seconds.
-        refused.force_close()
-    return refused
+        answer.force_close()
+    return answer
 
 
 def new_request_id() -> str:

@@ -14,7 +14,14 @@ from cordboard.routing.allocate import Code
 from cordboard.switchboard.tenants import TenantDirectory, TenantView
 from cordboard.web.auth import authenticated, check_version
 from cordboard.web.envelope import Answer, RawAnswer, envelope, response
-from cordboard.web.errors import Refused, expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.errors import (
+    Refused,
+    closing_if_unread,
+    expect_continue,
+    new_request_id,
+    problem_of,
+    refusal,
+)
 from cordboard.web.openapi import TENANT_API, Operation, Route
 from cordboard.web.rate_limit import RateLimiter
 
@@ -62,7 +69,7 @@ class Tenants:
                 case Answer():
                     return response(answer.status, exchange.envelope(answer), answer.headers)
                 case RawAnswer():
-                    return response(200, answer.body, answer.headers)
+                    return closing_if_unread(request, response(answer.status, answer.body, answer.headers))
                 case unmatched:
                     assert_never(unmatched)
 

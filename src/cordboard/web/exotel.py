@@ -442,7 +442,9 @@ def _render_connect(decision: Decision, *, is_programmable: bool) -> Reply:
     reply: dict[str, Any] = {"fetch_after_attempt": False, "destination": {"numbers": numbers}}
     if isinstance(decision, Connect):
         reply["outgoing_phone_number"] = decision.caller_id.plus
-        reply["record"] = False
+        reply["record"] = decision.policy.record
+        if decision.policy.custom_field is not None:
+            reply["custom_field"] = decision.policy.custom_field
     return _json(reply)
 
 

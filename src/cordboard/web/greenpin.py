@@ -1,38 +1,54 @@
-"""GreenPin, first generation (exotel.md 8.5): make, read, update, release, and who joined."""
+"""GreenPin, first generation (exotel.md 8.5): make, read, update, release, and who joined.
+
+What is of the second generation goes on to web/second_generation.py.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
-
-from aiohttp import web
 
 from cordboard.routing.allocate import Code, Fault, Generation, Standing, Unacceptable, side_key
 from cordboard.routing.model import NEVER_US, Party, Product, State
 from cordboard.storage.allocations import AllocationName, NotFound
 from cordboard.storage.database import DatabaseAway
-from cordboard.switchboard.allocating import Changed, IdempotencyKey, Repeated
+from cordboard.switchboard.allocating import Changed, Repeated
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import GreenPinRevision, GreenPinWish
 from cordboard.web.account_time import iso_text, plain_text
-from cordboard.web.bodies import BULK_BYTES_MAX, JSON_BYTES_MAX, parse_object, read_bytes, read_object
-from cordboard.web.documents import GreenPinData, GreenPinItemData, GreenPinItemsBody, MembersData
+from cordboard.web.bodies import (
+    BULK_BYTES_MAX,
+    JSON_BYTES_MAX,
+    object_of,
+    parse_json,
+    read_bytes,
+    read_object,
+)
+from cordboard.web.documents import (
+    GreenPinData,
+    GreenPinItemData,
+    GreenPinItemsBody,
+    MembersData,
+    SecondGreenPinChangeBody,
+    SecondGreenPinData,
+    SecondGreenPinDeleted,
+    SecondGreenPinItemBody,
+    SecondGreenPinShown,
+    SecondGreenPinUpdated,
+    SecondItemData,
+    SecondMembersData,
+)
 from cordboard.web.envelope import Answer, RawAnswer, propagation
 from cordboard.web.errors import Problem, Refused, problem_of
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
-from cordboard.web.openapi import Header, Operation, Route
+from cordboard.web.idempotency import IDEMPOTENCY_HEADER, REPLAYED, idempotency_key
+from cordboard.web.openapi import Operation, Route, SecondForm
 from cordboard.web.schemas import UPDATABLE, GreenPinBody, parse_create, parse_id, parse_update
+from cordboard.web.second_generation import SECOND_ENDED, SECOND_RULES, SecondGeneration
+from cordboard.web.second_schemas import SecondGreenPinBody, is_second
 
-IDEMPOTENCY_KEY: Final = "Idempotency-Key"
-KEY_CHARACTERS_MAX: Final = 255
-
-_IDEMPOTENCY_HEADER: Final = Header(
-    IDEMPOTENCY_KEY,
-    "A request repeated under the same key within 24 h gets the first answer again.",
-    {"type": "string", "minLength": 1, "maxLength": KEY_CHARACTERS_MAX},
-)
 # What a create or an update may break.
 _RULES: Final = (
     Code.NOTHING_FREE,
@@ -46,13 +62,16 @@ _RULES: Final = (
 
 
 class GreenPins:
-    def __init__(self, switchboard: Switchboard) -> None:
+    def __init__(self, switchboard: Switchboard, second: SecondGeneration) -> None:
         self._switchboard = switchboard
+        self._second = second
         self._allocating = switchboard.allocating
 
     def routes(self, tenants: Tenants) -> list[Route]:
         all_path = f"{TENANT_PATH}/greenpin"
         one_path = f"{all_path}/{{greenpin_id}}"
+        second = self._second
+        by_id = partial(second.by_id, Product.GREENPIN)
         return [
             tenants.route(
                 "POST",
@@ -66,9 +85,10 @@ class GreenPins:
                     ),
                     body=GreenPinBody,
                     required=("transaction_id",),
-                    headers=(_IDEMPOTENCY_HEADER,),
+                    headers=(IDEMPOTENCY_HEADER,),
                     data=GreenPinData,
                     codes=_RULES,
+                    second=SecondForm(SecondGreenPinBody, SecondGreenPinData, 201, codes=SECOND_RULES),
                 ),
             ),
             tenants.route(
@@ -81,43 +101,65 @@ class GreenPins:
                     body=GreenPinItemsBody,
                     data=list[GreenPinItemData],
                     also={207: "Some items failed; the others are changed."},
+                    second=SecondForm(list[SecondGreenPinItemBody], list[SecondItemData]),
                 ),
             ),
             tenants.route(
                 "GET",
                 one_path,
-                self._show,
-                Operation("Show an allocation", data=GreenPinData, codes=(Code.NOT_FOUND,)),
+                by_id(self._show, second.show),
+                Operation(
+                    "Show an allocation",
+                    data=GreenPinData,
+                    codes=(Code.NOT_FOUND,),
+                    second=SecondForm(data=SecondGreenPinShown),
+                ),
             ),
             tenants.route(
                 "PUT",
                 one_path,
-                self._update,
+                by_id(self._update, second.update),
                 Operation(
                     "Change an allocation",
                     description=f"At least one of {UPDATABLE}; what is not named stays as it is.",
                     body=GreenPinBody,
                     data=GreenPinData,
                     codes=(*_RULES, Code.NOT_FOUND, Code.DELETED),
+                    second=SecondForm(
+                        SecondGreenPinChangeBody, SecondGreenPinUpdated, codes=(*SECOND_RULES, SECOND_ENDED)
+                    ),
                 ),
             ),
             tenants.route(
                 "DELETE",
                 one_path,
-                self._release,
-                Operation("End an allocation", data=GreenPinData, codes=(Code.NOT_FOUND, Code.DELETED)),
+                by_id(self._release, second.release),
+                Operation(
+                    "End an allocation",
+                    data=GreenPinData,
+                    codes=(Code.NOT_FOUND, Code.DELETED),
+                    second=SecondForm(data=SecondGreenPinDeleted, codes=(SECOND_ENDED,)),
+                ),
             ),
             tenants.route(
                 "GET",
                 f"{one_path}/members",
-                self._members,
-                Operation("Who joined an allocation by PIN", data=MembersData, codes=(Code.NOT_FOUND,)),
+                by_id(self._members, second.members),
+                Operation(
+                    "Who joined an allocation by PIN",
+                    data=MembersData,
+                    codes=(Code.NOT_FOUND,),
+                    second=SecondForm(data=SecondMembersData),
+                ),
             ),
         ]
 
     async def _create(self, exchange: Exchange) -> RawAnswer:
         body = await read_bytes(exchange.request, JSON_BYTES_MAX)
-        client_id, draft = parse_create(parse_object(body))
+        given = object_of(parse_json(body))
+        if is_second(given):
+            return await self._second.create(exchange, Product.GREENPIN, body, given)
+        client_id, draft = parse_create(given)
 
         def answer_of(standing: Standing) -> bytes:
             return exchange.envelope(Answer(self._data(standing, exchange.tenant)))
@@ -130,7 +172,7 @@ class GreenPins:
         )
         match outcome:
             case Repeated(answer):
-                return RawAnswer(answer, {"Idempotent-Replayed": "true"})
+                return RawAnswer(answer, REPLAYED)
             case Changed(standing, is_propagated):
                 return RawAnswer(answer_of(standing), propagation(is_propagated))
 
@@ -166,10 +208,11 @@ class GreenPins:
 
     # ── bulk ─────────────────────────────────────────────────────────────────
 
-    async def _update_many(self, exchange: Exchange) -> Answer:
-        items = _bulk_items(
-            await read_object(exchange.request, BULK_BYTES_MAX), self._switchboard.settings.bulk_items_max
-        )
+    async def _update_many(self, exchange: Exchange) -> Answer | RawAnswer:
+        given = parse_json(await read_bytes(exchange.request, BULK_BYTES_MAX))
+        if isinstance(given, list):
+            return await self._second.update_many(exchange, given)
+        items = _bulk_items(object_of(given), self._switchboard.settings.bulk_items_max)
         reports: list[dict[str, Any]] = []
         is_propagated = True
         away: DatabaseAway | None = None
@@ -282,15 +325,3 @@ def _named(greenpin_id: str) -> AllocationName:
     if id is None:
         raise NotFound(Product.GREENPIN)
     return AllocationName(id, Product.GREENPIN, Generation.FIRST)
-
-
-def idempotency_key(request: web.Request, body: bytes) -> IdempotencyKey | None:
-    """Raises Refused (400/5)."""
-    key = request.headers.get(IDEMPOTENCY_KEY)
-    if key is None:
-        return None
-    # Bytes that are no UTF-8 arrive as lone surrogates, which are not printable either.
-    if not 1 <= len(key) <= KEY_CHARACTERS_MAX or not key.isprintable():
-        message = f"{IDEMPOTENCY_KEY} must be 1 to {KEY_CHARACTERS_MAX} printable characters."
-        raise Refused(Code.BAD, message)
-    return IdempotencyKey(key, hashlib.sha256(body).digest())

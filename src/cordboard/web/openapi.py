@@ -72,6 +72,19 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class SecondForm:
+    """What an operation is to clients of the second generation (exotel.md 9), on the same path.
+
+    Its answers and refusals stand in `{"response": …}`; `codes` are those that it has beside the first's.
+    """
+
+    body: Any = None
+    data: Any = None
+    status: int = 200
+    codes: tuple[tuple[int, Code], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """What one method of one path does.
 
@@ -92,6 +105,7 @@ class Operation:
     also: Mapping[int, str] = field(default_factory=dict)
     answers: Mapping[int, Said] = field(default_factory=dict)
     codes: tuple[Code, ...] = ()
+    second: SecondForm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,21 +302,25 @@ class _Schemas:
             for name, of_key in schema["properties"].items()
         ]
 
-    def refusal(self, status: int, codes: Sequence[Code]) -> Json:
-        """A reference to the answer of this status with one of the codes."""
-        name = f"Refused{status}" + "".join(f"_{code.value}" for code in codes)
+    def refusal(self, status: int, codes: Sequence[Code], *, has_second: bool) -> Json:
+        """A reference to the answer of this status with one of the codes, in each generation's form."""
+        name = f"Refused{status}" + "".join(f"_{code.value}" for code in codes) + "_second" * has_second
+        said: Json = {
+            "status": {"const": status},
+            "code": {"enum": [code.value for code in codes]},
+            "message": {"type": "string"},
+        }
+        schema = _enveloped(success={"const": False}, **said)
+        if has_second:
+            refused = {
+                "type": "object",
+                "properties": {**said, "request_id": {"type": "string"}},
+                "required": [*said, "request_id"],
+            }
+            schema = {"anyOf": [schema, _responded(refused)]}
         self.responses[name] = {
             "description": "; ".join(f"code {code.value}: {MEANING_OF[code]}" for code in codes) + ".",
-            "content": {
-                JSON: {
-                    "schema": _enveloped(
-                        success={"const": False},
-                        status={"const": status},
-                        code={"enum": [code.value for code in codes]},
-                        message={"type": "string"},
-                    )
-                }
-            },
+            "content": {JSON: {"schema": schema}},
         }
         if status in _HEADERS_OF_REFUSAL:
             self.responses[name]["headers"] = _headers(_HEADERS_OF_REFUSAL[status])
@@ -311,7 +329,9 @@ class _Schemas:
 
 def _types(operation: Operation) -> list[Any]:
     said = [type_ for answer in operation.answers.values() for type_ in answer.content.values()]
-    return [type_ for type_ in (operation.body, operation.data, *said) if type_ is not None]
+    second = operation.second or SecondForm()
+    named = (operation.body, operation.data, second.body, second.data, *said)
+    return [type_ for type_ in named if type_ is not None]
 
 
 def _key(type_: Any) -> Any:
@@ -344,6 +364,8 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
         schema = schemas.of(operation.body)
         if operation.required:
             schema = {"allOf": [schema], "required": list(operation.required)}
+        if operation.second is not None and operation.second.body is not None:
+            schema = {"anyOf": [schema, schemas.of(operation.second.body)]}
         made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     made["responses"] = {
         str(status): answer
@@ -379,14 +401,32 @@ def _answers(route: Route, schemas: _Schemas) -> dict[int, Json]:
             if route.method != "GET":
                 replayed = ("Idempotent-Replayed",) if operation.headers else ()
                 answers[status]["headers"] = _headers("Cordboard-Propagation", *replayed)
+    if operation.second is not None:
+        _add_second(answers, operation.second, schemas.of(operation.second.data))
     for status, codes in _refusals(operation, frame).items():
-        answers[status] = schemas.refusal(status, codes)
+        answers[status] = schemas.refusal(status, codes, has_second=operation.second is not None)
     return answers
+
+
+def _add_second(answers: dict[int, Json], second: SecondForm, data: Json) -> None:
+    """What is answered well to the second generation, beside or among what the first gets."""
+    form = _responded(data)
+    # A bulk of which a part failed has the first's other status, too.
+    for status in {second.status, *(status for status in answers if status == 207)}:
+        if status not in answers:
+            answers[status] = {"description": "Done, for the second generation.", "content": {JSON: {}}}
+            answers[status]["headers"] = _headers("Cordboard-Propagation", "Idempotent-Replayed")
+            answers[status]["content"][JSON]["schema"] = form
+        else:
+            first = answers[status]["content"][JSON]["schema"]
+            answers[status]["content"][JSON]["schema"] = {"anyOf": [first, form]}
 
 
 def _refusals(operation: Operation, frame: Frame) -> dict[int, list[Code]]:
     """Status → codes, in the order of their numbers."""
     pairs = {*frame.refusals, *((STATUS_OF[code], code) for code in operation.codes)}
+    if operation.second is not None:
+        pairs |= set(operation.second.codes)
     if operation.body is not None:
         pairs |= {(STATUS_OF[code], code) for code in (Code.MISSING, Code.BAD, Code.TOO_MANY)}
     refusals: dict[int, list[Code]] = {}
@@ -397,6 +437,11 @@ def _refusals(operation: Operation, frame: Frame) -> dict[int, list[Code]]:
 
 def _enveloped(**properties: Json) -> Json:
     return {"allOf": [{"$ref": f"{_SCHEMAS}{Envelope.__name__}"}], "properties": properties}
+
+
+def _responded(data: Json) -> Json:
+    """The second generation's envelope."""
+    return {"type": "object", "properties": {"response": data}, "required": ["response"]}
 
 
 def _headers(*names: str) -> Json:

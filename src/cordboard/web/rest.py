@@ -10,13 +10,15 @@ from cordboard.web.greenpin import GreenPins
 from cordboard.web.lists import Lists
 from cordboard.web.openapi import Route
 from cordboard.web.pool import Pool
+from cordboard.web.second_generation import SecondGeneration
 from cordboard.web.tenant_settings import SettingsResource
 
 
 def rest_routes(switchboard: Switchboard) -> list[Route]:
     tenants = Tenants(switchboard.tenants)
+    second = SecondGeneration(switchboard)
     return [
-        *GreenPins(switchboard).routes(tenants),
+        *GreenPins(switchboard, second).routes(tenants),
         *Lists(switchboard).routes(tenants),
         *Explaining(switchboard).routes(tenants),
         *Pool(switchboard).routes(tenants),

@@ -292,6 +292,8 @@ _WORDS: Final[Mapping[str, str]] = {
     "string_type": "must be text",
     "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
     "list_type": "must be a list",
     "too_short": "must not be empty",
     "too_long": "must have at most {max_length} items",
