@@ -517,15 +517,15 @@ _LONG_HISTORY = tuple(
     f"WITH given (cell, tenant_id, vn, other_vn, rows, live, now) AS (VALUES ({_ALL_USED})) {statement}"
     for statement in (
         """
-        INSERT INTO allocation (cell, id, tenant_id, product, client_id, usage, state, version,
-            a_virtual_numbers, b_virtual_numbers, a_pin, b_pin, a_listed_need_pin, b_listed_need_pin,
-            common_pin, cool_off_s, created_at, expires_at, released_at, release_cause)
+        INSERT INTO allocation (cell, id, tenant_id, product, client_id, generation, usage, state, version,
+            a_virtual_numbers, b_virtual_numbers, a_pins, b_pins, a_listed_need_pin, b_listed_need_pin,
+            common_pin, cool_off_s, is_exclusive, record, created_at, expires_at, released_at, release_cause)
         SELECT cell, gen_random_uuid(), tenant_id, 'greenpin',
-            CASE WHEN n > rows - live THEN 'live-' || n ELSE 'order-' || n % 3 END, 'twoway',
+            CASE WHEN n > rows - live THEN 'live-' || n ELSE 'order-' || n % 3 END, 1, 'twoway',
             CASE WHEN n > rows - live THEN 'active' ELSE 'vault' END, 1,
             ARRAY[CASE n % 4 WHEN 0 THEN other_vn ELSE vn END],
-            ARRAY[CASE n % 4 WHEN 0 THEN other_vn ELSE vn END], n::text, NULL, true, false, false, 0,
-            now + n * interval '1 second', now + interval '1 year',
+            ARRAY[CASE n % 4 WHEN 0 THEN other_vn ELSE vn END], ARRAY[n::text], '{}', true, false, false, 0,
+            false, false, now + n * interval '1 second', now + interval '1 year',
             CASE WHEN n <= rows - live THEN now END, CASE WHEN n <= rows - live THEN 'requested' END
         FROM given CROSS JOIN generate_series(1, rows) AS n
         """,
@@ -538,20 +538,20 @@ _LONG_HISTORY = tuple(
         INSERT INTO party_number (cell, allocation_id, number, side, list_position)
         SELECT allocation.cell, id, 919000000000 + client_of.n, 'a', 0
         FROM given JOIN allocation USING (cell)
-        CROSS JOIN LATERAL (SELECT a_pin::bigint / 100 AS n) AS client_of
+        CROSS JOIN LATERAL (SELECT a_pins[1]::bigint / 100 AS n) AS client_of
         """,
         """
         INSERT INTO pin_claim (cell, virtual_number, pin, allocation_id, side)
-        SELECT allocation.cell, a_virtual_numbers[1], a_pin, id, 'a'
+        SELECT allocation.cell, a_virtual_numbers[1], a_pins[1], id, 'a'
         FROM given JOIN allocation USING (cell) WHERE state = 'active'
         """,
         """
         INSERT INTO call (cell, tenant_id, call_sid, virtual_number, caller, decision, matched, allocation_id,
             side, target, first_hop_at, last_hop_at, reason)
-        SELECT allocation.cell, allocation.tenant_id, 'sid-' || a_pin, a_virtual_numbers[1],
-            a_pin::bigint % 3, CASE a_pin::bigint % 2 WHEN 0 THEN 'connect' ELSE 'refuse' END,
-            CASE a_pin::bigint % 2 WHEN 0 THEN 'pin' END, common.id, 'a', 1, created_at, created_at,
-            CASE a_pin::bigint % 2 WHEN 1 THEN 'direction' END
+        SELECT allocation.cell, allocation.tenant_id, 'sid-' || a_pins[1], a_virtual_numbers[1],
+            a_pins[1]::bigint % 3, CASE a_pins[1]::bigint % 2 WHEN 0 THEN 'connect' ELSE 'refuse' END,
+            CASE a_pins[1]::bigint % 2 WHEN 0 THEN 'pin' END, common.id, 'a', 1, created_at, created_at,
+            CASE a_pins[1]::bigint % 2 WHEN 1 THEN 'direction' END
         FROM given JOIN allocation USING (cell)
         CROSS JOIN (SELECT id FROM allocation ORDER BY id LIMIT 1) AS common
         """,

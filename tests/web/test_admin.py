@@ -270,7 +270,7 @@ async def test_admin_bodies_of_numbers_may_be_4_mib_and_others_256_kib(shop: Sho
 async def test_tokens_are_rotated(shop: Shop) -> None:
     path = f"/tenants/{shop.id}/tokens"
     (first,) = (await shop.client.admin("GET", path)).body["tokens"]
-    assert list(first) == ["token_id", "created_at"]
+    assert list(first) == ["token_id", "reveal", "created_at"]
     made = await shop.client.admin("POST", path)
     assert (made.status, list(made.body)) == (201, ["token_id", "api_token"])
     UUID(made.body["token_id"])

@@ -125,6 +125,11 @@ def _content(said: Json) -> str:
 
 def _schema(schema: Json) -> str:
     """A table of the keys of an object; one line for anything else."""
+    if "anyOf" in schema:
+        # The forms of both generations; each is told as if it stood alone.
+        return " or ".join(map(_schema, schema["anyOf"]))
+    if set(schema.get("properties", ())) == {"response"}:
+        return f"<code>response</code>: {_kind(schema['properties']['response'])}"
     if "allOf" in schema:
         whole = " ".join(map(_kind, schema["allOf"]))
         data = schema.get("properties", {}).get("data")
