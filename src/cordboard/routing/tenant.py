@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final
 
 from cordboard.routing.model import NEVER_US, CallRules
@@ -32,6 +33,15 @@ class Rate:
     window_s: int
 
 
+class VnChoice(Enum):
+    """Which of several VNs that are as good as each other a GreenVN allocation gets."""
+
+    LEAST_LOADED = "least_loaded"
+    # The one that this pair had before; or any but that one.
+    PREFER_STICKY = "prefer_sticky"
+    AVOID_STICKY = "avoid_sticky"
+
+
 @dataclass(frozen=True, slots=True)
 class TenantSettings:
     country: str = "IN"
@@ -53,6 +63,10 @@ class TenantSettings:
     prompt_pin_again: str = "That did not work. Please enter your PIN again, followed by the hash key."
     greeting_connect: str = "Please wait while we connect you."
     greeting_refused: str = "Sorry, this call cannot be connected. Goodbye."
+    vn_choice: VnChoice = VnChoice.LEAST_LOADED
+    # The call flows that an allocation may name; without any it may name what it likes.
+    flows: tuple[str, ...] = ()
+    default_region: str | None = None
 
 
 DEFAULTS: Final = TenantSettings()
@@ -111,6 +125,9 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
         prompt_pin_again=text("prompt_pin_again", DEFAULTS.prompt_pin_again),
         greeting_connect=text("greeting_connect", DEFAULTS.greeting_connect),
         greeting_refused=text("greeting_refused", DEFAULTS.greeting_refused),
+        vn_choice=VnChoice(text("vn_choice", DEFAULTS.vn_choice.value)),
+        flows=tuple(flow for flow in given.get("flows") or () if isinstance(flow, str)),
+        default_region=given.get("default_region"),
     )
 
 

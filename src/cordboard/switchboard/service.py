@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from cordboard.clock import Clock
+from cordboard.routing.greenvn import RegionOf
 from cordboard.settings import Settings
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Database
@@ -30,6 +31,7 @@ class Switchboard:
     records: CallRecords
     answering: CallAnswering
     allocating: Allocating
+    region_of: RegionOf
 
     async def propagate(self, position: Position) -> bool:
         """Tell everybody of a committed change; whether this node routes by it already."""

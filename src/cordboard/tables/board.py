@@ -178,6 +178,34 @@ class BoardReader:
         prefix = records.pin_prefix(self._cell, pin)
         return {records.line_of_caller_key(key) for key in _keys(self._txn, self._tables.pins, prefix)}
 
+    def occupied_at(self, number: E164, now_us: int) -> set[Line]:
+        """As `occupied_by`, but only by allocations that are live then: each of them is looked at."""
+        prefix = records.caller_prefix(self._cell, number)
+        found: set[Line] = set()
+        with self._txn.cursor(db=self._tables.routes) as cursor:
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := cursor.key()).startswith(prefix):
+                if self._is_live(route_of(cursor.value()).ref, now_us):
+                    found.add(records.line_of_caller_key(key))
+                is_there = cursor.next()
+        return found
+
+    def held_at(self, pin: Pin, now_us: int) -> set[Line]:
+        """As `holding`, but only by allocations that are live then."""
+        prefix = records.pin_prefix(self._cell, pin)
+        found: set[Line] = set()
+        with self._txn.cursor(db=self._tables.pins) as cursor:
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := cursor.key()).startswith(prefix):
+                if self._is_live(records.pin_holder_of(cursor.value())[0], now_us):
+                    found.add(records.line_of_caller_key(key))
+                is_there = cursor.next()
+        return found
+
+    def _is_live(self, ref: AllocationRef, now_us: int) -> bool:
+        allocation = self.allocation(ref)
+        return allocation is not None and allocation.is_live(now_us)
+
     def line(self, virtual_number: E164) -> Line | None:
         return self._line(virtual_number)
 

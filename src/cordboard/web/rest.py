@@ -8,6 +8,7 @@ from cordboard.switchboard.service import Switchboard
 from cordboard.web.applet_keys import AppletKeys
 from cordboard.web.exchange import Tenants
 from cordboard.web.greenpin import GreenPins
+from cordboard.web.greenvn import GreenVns
 from cordboard.web.tenant_settings import SettingsResource
 
 
@@ -15,6 +16,7 @@ def rest_routes(switchboard: Switchboard) -> list[web.RouteDef]:
     tenants = Tenants(switchboard.tenants)
     return [
         *GreenPins(switchboard).routes(tenants),
+        *GreenVns(switchboard).routes(tenants),
         *SettingsResource(switchboard).routes(tenants),
         *AppletKeys(switchboard).routes(tenants),
     ]
