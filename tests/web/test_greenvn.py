@@ -135,7 +135,7 @@ async def shop_with(make_shop: MakeShop, lines: list[dict[str, Any]], **settings
 
 
 async def test_the_examples_of_the_page_are_answered_as_the_page_says(make_shop: MakeShop) -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"number": "+914048212136", "region": "KA", "type": "landline"},
         {"number": "+911140000001", "region": "DL", "type": "landline"},
         {"number": "+917205827365", "region": "KA", "type": "mobile"},
@@ -184,8 +184,8 @@ async def test_the_refusal_of_the_page_for_a_connection_that_exists(shop: Shop) 
     assert_refused(answer, 409, Code.CLIENT_ID_TAKEN)
     assert "Allocation exists for this connection id." in answer.body["message"]
     # It comes before "nothing free", too.
-    strict = {"strictness": True, "preferences": {"region": "TN"}}
-    assert_refused(await post(shop, order(**strict)), 409, Code.CLIENT_ID_TAKEN)
+    strict = {**order(), "strictness": True, "preferences": {"region": "TN"}}
+    assert_refused(await post(shop, strict), 409, Code.CLIENT_ID_TAKEN)
     # GreenPin has ids of its own.
     assert (await shop.post(shop.order(a__numbers=[OTHER_AGENT], b__numbers=[OTHER_CUSTOMER]))).status == 200
 
@@ -403,7 +403,7 @@ async def test_a_pin_that_cools_everywhere_is_free_nowhere(make_shop: MakeShop) 
 
 
 async def test_preferences_strictness_reserved_and_drained(make_shop: MakeShop) -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"region": "KA", "type": "mobile"},
         {"region": "DL", "type": "landline"},
         {"region": "KA", "type": "landline", "reserved": True},
