@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from cordboard.routing.choose import Kind
@@ -65,11 +66,11 @@ class ListedPool:
     def open_kinds(self) -> Iterable[Kind]:
         return list(dict.fromkeys((vn.region, vn.type) for vn in self.vns if vn.is_open))
 
-    def open_numbers(self, kind: Kind) -> list[tuple[int, bytes, E164]]:
+    def open_numbers(self, kind: Kind, blocked: AbstractSet[bytes]) -> list[tuple[int, bytes, E164]]:
         return sorted(
             (vn.load, line_of(vn.number), vn.number)
             for vn in self.vns
-            if vn.is_open and (vn.region, vn.type) == kind
+            if vn.is_open and (vn.region, vn.type) == kind and line_of(vn.number) not in blocked
         )
 
     def occupied_by(self, number: E164) -> set[bytes]:

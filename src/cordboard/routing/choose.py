@@ -60,8 +60,8 @@ class NumberPool(Pool, Protocol):
 
     def open_kinds(self) -> Iterable[Kind]: ...
 
-    def open_numbers(self, kind: Kind) -> Iterable[tuple[int, bytes, E164]]:
-        """(load, line, VN) of those that may be picked, the least loaded first."""
+    def open_numbers(self, kind: Kind, blocked: AbstractSet[bytes]) -> Iterable[tuple[int, bytes, E164]]:
+        """(load, line, VN) of those that may be picked, the least loaded first, without blocked lines."""
         ...
 
     def occupied_by(self, number: E164) -> AbstractSet[bytes]:
@@ -179,8 +179,8 @@ def _pick(kinds: list[Kind], wanted: Wanted, pool: NumberPool, blocked: Abstract
         ):
             return last
     the_last_if_need_be = None
-    for _, line, number in merge(*map(pool.open_numbers, kinds)):
-        if line in blocked or number in avoided or number == wanted.present:
+    for _, _, number in merge(*(pool.open_numbers(kind, blocked) for kind in kinds)):
+        if number in avoided or number == wanted.present:
             continue
         if number != last or wanted.choice is not VnChoice.AVOID_STICKY:
             return number

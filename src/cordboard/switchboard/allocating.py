@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -424,19 +425,19 @@ class BoardPool:
     def open_kinds(self) -> Iterator[Kind]:
         return self._board.open_kinds()
 
-    def open_numbers(self, kind: Kind) -> Iterator[tuple[int, Line, E164]]:
-        return self._board.open_numbers(kind)
+    def open_numbers(self, kind: Kind, blocked: AbstractSet[bytes]) -> Iterator[tuple[int, bytes, E164]]:
+        return self._board.open_numbers(kind, blocked)
 
-    def occupied_by(self, number: E164) -> set[Line]:
+    def occupied_by(self, number: E164) -> AbstractSet[bytes]:
         return self._board.occupied_by(number) | self._picked(number)
 
-    def holding(self, pin: Pin) -> set[Line]:
+    def holding(self, pin: Pin) -> AbstractSet[bytes]:
         return self._board.holding(pin) | self._picked(pin)
 
-    def occupied_for_sure_by(self, number: E164) -> set[Line]:
+    def occupied_for_sure_by(self, number: E164) -> AbstractSet[bytes]:
         return self._board.occupied_at(number, self._now_us)
 
-    def surely_holding(self, pin: Pin) -> set[Line]:
+    def surely_holding(self, pin: Pin) -> AbstractSet[bytes]:
         return self._board.held_at(pin, self._now_us)
 
     def _picked(self, what: E164 | Pin) -> set[Line]:

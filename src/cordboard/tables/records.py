@@ -33,6 +33,9 @@ BOARD_VERSION: Final = 2
 Line = NewType("Line", bytes)
 """One tenant's use of one VN, 4 bytes: the cell, and which of the cell's lines (16 million)."""
 
+LINE_OF_KEY: Final = slice(-4, None)
+"""Where a key that ends with a line has it."""
+
 # E.164 has at most 15 digits, which fit 50 bits.
 _NUMBER_BYTES: Final = 7
 _SERIAL_OF_LINE_BYTES: Final = 3
@@ -193,10 +196,6 @@ def caller_prefix(cell: int, caller: E164) -> bytes:
 
 def caller_key(cell: int, caller: E164, line: Line) -> bytes:
     return caller_prefix(cell, caller) + line
-
-
-def line_of_caller_key(key: bytes) -> Line:
-    return Line(key[-4:])
 
 
 def route_record(ref: AllocationRef, side: Side, *, needs_pin: bool, is_member: bool) -> bytes:
