@@ -14,6 +14,7 @@ from cordboard.node import Node, running_node
 from cordboard.routing.allocate import Code
 from cordboard.settings import Settings
 from cordboard.simulator.client import Answer, Client
+from cordboard.storage.database import Connection
 from cordboard.storage.feed import Position
 
 from .conftest import MakeShop
@@ -605,6 +606,39 @@ async def test_a_swap_that_breaks_a_rule_changes_nothing(
     before = await shop.rows()
     assert_refused(await swap(shop, made, body), status, code, field)
     assert await shop.rows() == before
+
+
+async def test_a_swap_passes_by_a_line_where_somebody_still_cools(make_shop: MakeShop) -> None:
+    lines: list[dict[str, Any]] = [{"region": "KA"}, {"region": "DL"}, {"region": "TN"}]
+    shop = await shop_with(make_shop, lines, deletion_time=600)
+    karnataka, delhi, tamil_nadu = shop.lines
+    made = await make(shop, preferences={"region": "KA"})
+    other = await make(shop, "other", bparty_numbers=[OTHER_CUSTOMER], preferences={"region": "DL"})
+    assert (made["greenvn"], other["greenvn"]) == (karnataka, delhi)
+    await shop.ask("DELETE", f"/greenvn/{other['greenvn_id']}")
+    # The agent cools in Delhi, which no board knows.
+    assert_refused(
+        await swap(shop, made, {"strictness": True, "preferences": {"greenvn": delhi}}), 452, NOTHING_FREE
+    )
+    assert_refused(
+        await swap(shop, made, {"strictness": True, "preferences": {"region": "DL"}}), 452, NOTHING_FREE
+    )
+    assert (await swap(shop, made, {"preferences": {"region": "DL"}})).data["greenvn"] == tamil_nadu
+    # What it left cools for others; it may come back itself.
+    assert (await swap(shop, made, {"preferences": {"region": "KA"}})).data["greenvn"] == karnataka
+
+
+async def test_a_line_that_just_left_the_pool_is_passed_by(shop: Shop) -> None:
+    gone = [int(number) for number in shop.lines[:2]]
+
+    async def delete(connection: Connection) -> None:
+        await connection.execute("DELETE FROM virtual_number WHERE number = ANY($1::bigint[])", gone)
+
+    # The board learns nothing of it, as if it lagged behind.
+    await shop.switchboard.database.write(delete)
+    assert (await make(shop))["greenvn"] in shop.lines[2:]
+    assert (await make(shop, "second"))["greenvn"] in shop.lines[2:]
+    assert_refused(await post(shop, order("third")), 452, NOTHING_FREE)
 
 
 async def test_a_drained_line_keeps_what_it_has(shop: Shop) -> None:

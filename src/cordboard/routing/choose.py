@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from heapq import merge
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from cordboard.routing.allocate import Pool
@@ -109,18 +110,20 @@ class _Rank(NamedTuple):
 
 def choose(wanted: Wanted, pool: NumberPool) -> E164 | None:
     """The VN to take, or None if there is none."""
-    blocked: set[bytes] = set()
-    blocked.update(*map(pool.occupied_by, wanted.numbers), *map(pool.holding, wanted.pins))
+    blocked = _all_of(map(pool.occupied_by, wanted.numbers), map(pool.holding, wanted.pins))
     found = _best(wanted, pool, blocked)
     if found is None and blocked:
         # What ended a moment ago must not be in the way, nor a request that may yet fail; but to look at
         # each allocation is worth its time only where there would be no VN at all.
-        blocked = set()
-        blocked.update(
-            *map(pool.occupied_for_sure_by, wanted.numbers), *map(pool.surely_holding, wanted.pins)
+        blocked = _all_of(
+            map(pool.occupied_for_sure_by, wanted.numbers), map(pool.surely_holding, wanted.pins)
         )
         found = _best(wanted, pool, blocked)
     return found
+
+
+def _all_of(*lines: Iterable[AbstractSet[bytes]]) -> AbstractSet[bytes]:
+    return set().union(*chain(*lines))
 
 
 def _best(wanted: Wanted, pool: NumberPool, blocked: AbstractSet[bytes]) -> E164 | None:

@@ -429,10 +429,10 @@ class BoardPool:
         return self._board.open_numbers(kind, blocked)
 
     def occupied_by(self, number: E164) -> AbstractSet[bytes]:
-        return self._board.occupied_by(number) | self._picked(number)
+        return self._with_picks(self._board.occupied_by(number), number)
 
     def holding(self, pin: Pin) -> AbstractSet[bytes]:
-        return self._board.holding(pin) | self._picked(pin)
+        return self._with_picks(self._board.holding(pin), pin)
 
     def occupied_for_sure_by(self, number: E164) -> AbstractSet[bytes]:
         return self._board.occupied_at(number, self._now_us)
@@ -440,6 +440,7 @@ class BoardPool:
     def surely_holding(self, pin: Pin) -> AbstractSet[bytes]:
         return self._board.held_at(pin, self._now_us)
 
-    def _picked(self, what: E164 | Pin) -> set[Line]:
-        lines = map(self._board.line, self._picks.of(self._tenant_id, what))
-        return {line for line in lines if line is not None}
+    def _with_picks(self, lines: set[bytes], what: E164 | Pin) -> set[bytes]:
+        picked = map(self._board.line, self._picks.of(self._tenant_id, what))
+        lines.update(line for line in picked if line is not None)
+        return lines

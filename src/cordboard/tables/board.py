@@ -47,6 +47,8 @@ from cordboard.tables.records import LINE_OF_KEY, Line, StoredAllocation, Virtua
 MAP_BYTES_MAX: Final = 64 << 30
 # One slot a reading thread: 256 workers with a few threads each.
 READERS_MAX: Final = 1024
+# Behind whatever follows a prefix: a load and a line at most.
+_AFTER_LINES: Final = b"\xff" * 9
 # As many as BoardTables opens.
 TABLES: Final = 14
 
@@ -174,11 +176,12 @@ class BoardReader:
     def occupied_by(self, number: E164) -> set[bytes]:
         """The lines on which a number has a route, other tenants' of the cell among them."""
         prefix = records.caller_prefix(self._cell, number)
+        end = prefix + _AFTER_LINES
         found: set[bytes] = set()
         with self._txn.cursor(db=self._tables.routes) as cursor:
             if cursor.set_range(prefix):
                 for key in cursor.iternext_nodup(keys=True, values=False):
-                    if not key.startswith(prefix):
+                    if key > end:
                         break
                     found.add(key[LINE_OF_KEY])
         return found
@@ -186,11 +189,12 @@ class BoardReader:
     def holding(self, pin: Pin) -> set[bytes]:
         """The lines on which a PIN is taken, other tenants' of the cell among them."""
         prefix = records.pin_prefix(self._cell, pin)
+        end = prefix + _AFTER_LINES
         found: set[bytes] = set()
         with self._txn.cursor(db=self._tables.pins) as cursor:
             if cursor.set_range(prefix):
                 for key in cursor.iternext(keys=True, values=False):
-                    if not key.startswith(prefix):
+                    if key > end:
                         break
                     found.add(key[LINE_OF_KEY])
         return found
@@ -203,7 +207,7 @@ class BoardReader:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
                 if self._is_live(route_of(cursor.value()).ref, now_us):
-                    found.add(key[LINE_OF_KEY])
+                    found.add(records.line_of_caller_key(key))
                 is_there = cursor.next()
         return found
 
@@ -215,7 +219,7 @@ class BoardReader:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
                 if self._is_live(records.pin_holder_of(cursor.value())[0], now_us):
-                    found.add(key[LINE_OF_KEY])
+                    found.add(records.line_of_caller_key(key))
                 is_there = cursor.next()
         return found
 
@@ -244,10 +248,11 @@ class BoardReader:
         """(load, line, VN) of those of a region and type that may be picked, the least loaded first,
         without the `blocked` lines."""
         prefix = records.open_prefix(self._cell, self._tenant_no, *kind)
+        end = prefix + _AFTER_LINES
         with self._txn.cursor(db=self._tables.open_numbers) as cursor:
             if cursor.set_range(prefix):
                 for key in cursor.iternext(keys=True, values=False):
-                    if not key.startswith(prefix):
+                    if key > end:
                         break
                     if (line := key[LINE_OF_KEY]) not in blocked:
                         number = E164(int.from_bytes(cursor.value(), "big"))
