@@ -60,7 +60,8 @@ SELECT number FROM virtual_number WHERE cell = $1 AND number = ANY($2::bigint[])
 UPDATE virtual_number
 SET is_exclusive = true, cooling_until = NULL, cooling_for = NULL
 FROM unnest($2::bigint[], $3::uuid[]) AS wanted (number, allocation_id)
-WHERE virtual_number.cell = $1 AND virtual_number.number = wanted.number AND NOT virtual_number.is_exclusive
+WHERE virtual_number.cell = $1 AND virtual_number.number = wanted.number
+    AND NOT virtual_number.is_exclusive AND NOT virtual_number.is_drained
     AND NOT EXISTS (
         SELECT 1 FROM vn_use WHERE vn_use.cell = $1 AND vn_use.virtual_number = virtual_number.number
     )
@@ -81,6 +82,9 @@ FOR KEY SHARE OF virtual_number
 ON CONFLICT DO NOTHING
 RETURNING virtual_number, allocation_id;
 
+-- name: count_virtual_numbers
+SELECT count(*) FROM virtual_number WHERE cell = $1 AND number = ANY($2::bigint[]);
+
 -- name: delete_uses
 DELETE FROM vn_use
 WHERE cell = $1 AND allocation_id = ANY($2::uuid[])
@@ -92,23 +96,28 @@ WHERE cell = $1 AND allocation_id = $2 AND virtual_number = ANY($3::bigint[])
 RETURNING virtual_number, allocation_id, is_exclusive;
 
 -- name: end_exclusive
+-- It cools from the release on, or from $4 where its allocation only left it.
 UPDATE virtual_number
-SET is_exclusive = false,
-    cooling_until = CASE WHEN allocation.cool_off_s > 0 THEN $4::timestamptz + make_interval(secs => allocation.cool_off_s) END,
-    cooling_for = CASE WHEN allocation.cool_off_s > 0 AND $4::timestamptz IS NOT NULL THEN allocation.id END
-FROM unnest($2::bigint[], $3::uuid[]) AS left_by (number, allocation_id)
-JOIN allocation ON allocation.cell = $1 AND allocation.id = left_by.allocation_id
+SET is_exclusive = false, cooling_until = left_by.cooling_until,
+    cooling_for = CASE WHEN left_by.cooling_until IS NOT NULL THEN left_by.allocation_id END
+FROM (
+    SELECT gone.number, gone.allocation_id,
+        CASE WHEN allocation.cool_off_s > 0
+             THEN coalesce(allocation.released_at, $4) + make_interval(secs => allocation.cool_off_s) END AS cooling_until
+    FROM unnest($2::bigint[], $3::uuid[]) AS gone (number, allocation_id)
+    JOIN allocation ON allocation.cell = $1 AND allocation.id = gone.allocation_id
+) AS left_by
 WHERE virtual_number.cell = $1 AND virtual_number.number = left_by.number AND virtual_number.is_exclusive;
 
 -- name: cool_numbers
--- Of allocations with a cool-off, before their routes are deleted.
+-- Of released allocations with a cool-off, before their routes are deleted: the longest of each number and VN.
 INSERT INTO number_cooling (cell, virtual_number, number, allocation_id, cooling_until)
-SELECT $1, route.virtual_number, route.number, route.allocation_id,
-    $3::timestamptz + make_interval(secs => allocation.cool_off_s)
+SELECT DISTINCT ON (route.virtual_number, route.number) $1, route.virtual_number, route.number, route.allocation_id,
+    allocation.released_at + make_interval(secs => allocation.cool_off_s) AS cooling_until
 FROM route
 JOIN allocation ON allocation.cell = $1 AND allocation.id = route.allocation_id AND allocation.cool_off_s > 0
 WHERE route.cell = $1 AND route.allocation_id = ANY($2::uuid[])
-ORDER BY route.virtual_number, route.number, route.allocation_id
+ORDER BY route.virtual_number, route.number, cooling_until DESC
 ON CONFLICT (cell, virtual_number, number) DO UPDATE
 SET allocation_id = excluded.allocation_id, cooling_until = excluded.cooling_until
 WHERE number_cooling.cooling_until <= excluded.cooling_until;

@@ -492,7 +492,7 @@ async def test_a_request_line_may_have_64_kib_and_no_more(tenant: Tenant) -> Non
 async def test_requests_that_cannot_be_read_stop_nobody(client: Client) -> None:
     for junk in (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 10 + b"X\r\n\r\n"):
         answered = await raw_exchange(client.base_url, junk)
-        assert not answered or answered.startswith(b"HTTP/1.1 400 ")
+        assert not answered or answered.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
     assert (await client.ask("GET", "/healthz")).status == 200
 
 

@@ -372,7 +372,10 @@ async def test_what_is_provisioned_at_the_command_line_answers_calls(
     credentials = Credentials("acme1m", orjson.loads(out)["api_token"], made["applet_key"])
     tenant = Tenant(at(engine), session, receiver, credentials, (line,))
     agent, customer = a_person(), a_person()
-    await tenant.api("PUT", "/settings", {"aparty_pin_enabled": "false"})
+    # The feed reaches the engine within its poll; the answer that says so is waited for.
+    async with asyncio.timeout(WAIT_S):
+        while (await tenant.api("PUT", "/settings", {"aparty_pin_enabled": "false"})).status != 200:
+            pass
     await tenant.allocate([agent], [customer])
     assert await tenant.call(agent).targets() == [customer]
 

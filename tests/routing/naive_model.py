@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 
 from cordboard.routing.model import (
     NEVER_US,
+    PLAIN_CALLS,
     Admission,
     Allocation,
     AllocationId,
+    AllocationOnBoard,
+    AllocationRef,
     AskPin,
     Call,
+    CallPolicy,
     CallRules,
     Connect,
     Decision,
@@ -91,8 +95,8 @@ def vns(row: Row, side: Side) -> tuple[E164, ...]:
     return (row.allocation.a if side == Side.A else row.allocation.b).virtual_numbers
 
 
-def pin(row: Row, side: Side) -> Pin | None:
-    return (row.allocation.a if side == Side.A else row.allocation.b).pin
+def pins(row: Row, side: Side) -> tuple[Pin, ...]:
+    return (row.allocation.a if side == Side.A else row.allocation.b).pins
 
 
 def asks_listed(row: Row, side: Side) -> bool:
@@ -161,12 +165,17 @@ def naive_decision(call: Call, world: World, now_us: int) -> Decision:
     if attempts_left <= 0:
         return Refuse(Reason.WRONG_PIN)
 
-    usable = [(row, side) for row, side in here if may_call(row, side) and pin(row, side) is not None]
-    digits_max = max((len(pin(row, side) or "") for row, side in usable), default=4)
+    usable = [(row, side) for row, side in here if may_call(row, side) and pins(row, side)]
+    digits_max = max((len(held) for row, side in usable for held in pins(row, side)), default=4)
+    # Who is alone on a VN counts the guesses of its own people, and locks them out.
+    alone = [row for row, _ in usable if row.allocation.is_exclusive]
+    locked = [row for row in alone if row.allocation.is_locked]
     is_throttled = call.exceeded.caller or (call.exceeded.shared and not routes)
 
     # 4. No new entry.
     if not isinstance(entry, PinEntry):
+        if locked:
+            return Refuse(Reason.LOCKED, locked[0].allocation.id)
         # Without a new prompt the last answer is repeated, so who was asked once is asked again.
         if progress.last_entry is LastEntry.NONE:
             if routes and not permitted:
@@ -187,17 +196,20 @@ def naive_decision(call: Call, world: World, now_us: int) -> Decision:
         return Refuse(Reason.NO_INPUT)
     matches = []
     if entry.pin is not None:
-        matches = [(row, side) for row, side in permitted if pin(row, side) == entry.pin]
+        matches = [(row, side) for row, side in permitted if entry.pin in pins(row, side)]
         if not matches and call.exceeded.shared:
-            matches = [(row, side) for row, side in routes if pin(row, side) == entry.pin]
+            matches = [(row, side) for row, side in routes if entry.pin in pins(row, side)]
         elif not matches:
             matches = [
                 (row, side)
                 for row, side in here
-                if pin(row, side) == entry.pin and caller not in people(row, opposite(side))
+                if entry.pin in pins(row, side) and caller not in people(row, opposite(side))
             ]
+    if locked:
+        return Refuse(Reason.LOCKED, locked[0].allocation.id)
     if not matches:
-        outcome = WrongPin(entry.digest)
+        counted = [row for row in alone if caller is None or caller in listed(row, Side.B)]
+        outcome = WrongPin(entry.digest, counted[0].allocation.id if counted else None)
         if attempts_left == 1:
             return Refuse(Reason.WRONG_PIN, outcome=outcome)
         return AskPin(digits_max, attempts_left - 1, LastEntry.WRONG, outcome)
@@ -207,7 +219,8 @@ def naive_decision(call: Call, world: World, now_us: int) -> Decision:
     if not may_call(row, side):
         return Refuse(Reason.DIRECTION)
     is_stranger = caller is None or caller not in people(row, side)
-    right = RightPin(entry.digest, Admission(row.allocation.id, side), is_stranger)
+    admission = Admission(row.allocation.id, side)
+    right = RightPin(entry.digest, admission, is_stranger, row.allocation.is_exclusive)
     return _reach(row, side, call, Matched.PIN, right)
 
 
@@ -220,7 +233,9 @@ def _reach(
         return Refuse(Reason.NO_TARGET, allocation.id, outcome)
     theirs = vns(row, opposite(side))
     shown = next((vn for vn in theirs if vn == call.virtual_number), theirs[0])
-    return Connect(allocation.id, allocation.product, side, targets, shown, matched, outcome)
+    return Connect(
+        allocation.id, allocation.product, side, targets, shown, matched, outcome, allocation.policy
+    )
 
 
 # ── the board as a list ──────────────────────────────────────────────────────
@@ -238,7 +253,7 @@ class ListBoard:
 
     def routes(self, virtual_number: E164, caller: E164) -> Sequence[Route]:
         return [
-            Route(row.allocation.id, side, asks_listed(row, side), caller not in listed(row, side))
+            Route(_ref(row.allocation.id), side, asks_listed(row, side), caller not in listed(row, side))
             for row in self._world.rows
             for side in Side
             if has_route(row, side, virtual_number, caller)
@@ -246,7 +261,7 @@ class ListBoard:
 
     def pin_holders(self, virtual_number: E164, pin: Pin) -> Sequence[PinHolder]:
         holders = (
-            PinHolder(id_, side)
+            PinHolder(_ref(id_), side)
             for row, id_, side, held in self._pins(virtual_number)
             if held.digits == pin.digits
         )
@@ -255,7 +270,7 @@ class ListBoard:
     def usable_pins(self, virtual_number: E164, now_us: int) -> Sequence[UsablePin]:
         """Live, of a side that may call, the longest first."""
         usable = (
-            UsablePin(len(held), id_, holder)
+            UsablePin(len(held), _ref(id_), holder)
             for row, id_, holder, held in self._pins(virtual_number)
             if is_live(row, now_us)
             and any(
@@ -266,35 +281,43 @@ class ListBoard:
         )
         return sorted(dict.fromkeys(usable), key=lambda usable: -usable.length)
 
-    def allocation(self, allocation_id: AllocationId) -> Allocation | None:
+    def allocation(self, ref: AllocationRef) -> Allocation | None:
+        return self.allocation_by_id(AllocationId(ref))
+
+    def allocation_by_id(self, allocation_id: AllocationId) -> Allocation | None:
         if allocation_id in self._forgotten:
             return None
         return next((row.allocation for row in self._world.rows if row.allocation.id == allocation_id), None)
 
-    def member_side(self, allocation_id: AllocationId, number: E164) -> Side | None:
+    def member_side(self, allocation: AllocationOnBoard, number: E164) -> Side | None:
         sides = (
             member.side
             for row in self._world.rows
-            if row.allocation.id == allocation_id
+            if row.allocation.id == allocation.id
             for member in row.members
             if member.number == number
         )
         return next(sides, None)
 
-    def members(self, allocation_id: AllocationId, side: Side) -> tuple[E164, ...]:
+    def members(self, allocation: AllocationOnBoard, side: Side) -> tuple[E164, ...]:
         return tuple(
             number
             for row in self._world.rows
-            if row.allocation.id == allocation_id
+            if row.allocation.id == allocation.id
             for number in people(row, side)[len(listed(row, side)) :]
         )
 
     def _pins(self, virtual_number: E164) -> Iterator[tuple[Row, AllocationId, Side | None, Pin]]:
         for row in self._world.rows:
             for side in Side:
-                held = pin(row, side)
-                if held is not None and virtual_number in vns(row, side):
-                    yield row, row.allocation.id, None if row.allocation.common_pin else side, held
+                if virtual_number in vns(row, side):
+                    for held in pins(row, side):
+                        yield row, row.allocation.id, None if row.allocation.common_pin else side, held
+
+
+def _ref(id_: AllocationId) -> AllocationRef:
+    """This board calls allocations by their ids."""
+    return AllocationRef(id_)
 
 
 # ── what must never be ambiguous ─────────────────────────────────────────────
@@ -305,8 +328,11 @@ def breaks_a_rule(rows: Sequence[Row], now_us: int) -> bool:
     live = [row for row in rows if is_live(row, now_us)]
     for vn in VNS:
         here = [(row, side) for row in live for side in Side if vn in vns(row, side)]
+        standing = {row.allocation.id for row, _ in here}
+        if len(standing) > 1 and any(row.allocation.is_exclusive for row, _ in here):
+            return True
         for digits in PINS:
-            holders = [(row, side) for row, side in here if pin(row, side) == digits]
+            holders = [(row, side) for row, side in here if digits in pins(row, side)]
             ids = {row.allocation.id for row, _ in holders}
             if len(ids) > 1 or (len(holders) > 1 and not holders[0][0].allocation.common_pin):
                 return True
@@ -320,7 +346,7 @@ def breaks_a_rule(rows: Sequence[Row], now_us: int) -> bool:
 def could_be_made(allocation: Allocation) -> bool:
     """Whether a request for it alone would be accepted (routing.md, "Refused when made or updated")."""
     a, b = allocation.a, allocation.b
-    if any(not party.numbers and party.pin is None for party in (a, b)):
+    if any(not party.numbers and not party.pins for party in (a, b)):
         return False
     if set(a.numbers) & set(b.numbers):
         return False
@@ -335,7 +361,10 @@ _number_lists = st.sampled_from(
 )
 _vn_lists = st.sampled_from([chosen for count in (1, 2) for chosen in permutations(VNS, count)])
 _pins = st.sampled_from(PINS)
-_pins_or_none = st.sampled_from([*PINS, None])
+_one_pin = _pins.map(lambda held: (held,))
+_one_pin_or_none = st.sampled_from([*((held,) for held in PINS), ()])
+_several_pins = st.lists(_pins, max_size=2, unique=True).map(tuple)
+_policies = st.sampled_from([PLAIN_CALLS, CallPolicy(record=True), CallPolicy(custom_field="order 7")])
 _usages = st.sampled_from([Usage.TWOWAY, Usage.TWOWAY, Usage.ONEWAY])
 # Mostly alive: the dead must be seen through, but they are dull company.
 _expiries = st.sampled_from([NEVER_US, NOW_US + 1, *EXPIRIES_US])
@@ -350,25 +379,39 @@ def _allocations(draw: st.DrawFn, n: int) -> Allocation:
     b_numbers = tuple(number for number in draw(_number_lists) if number not in a_numbers)
     a_vns, b_vns = draw(_vn_lists), draw(_vn_lists)
     usage, made_as = draw(_usages), Product.GREENPIN
+    is_exclusive, is_locked, policy = False, False, PLAIN_CALLS
     if kind == "greenvn":
         made_as = Product.GREENVN
         vn = a_vns[:1]
-        a = Party(a_numbers, vn, draw(_pins_or_none), listed_need_pin=False)
-        b = Party(b_numbers, vn, draw(_pins_or_none), listed_need_pin=False)
+        a = Party(a_numbers, vn, draw(_several_pins), listed_need_pin=False)
+        b = Party(b_numbers, vn, draw(_several_pins), listed_need_pin=False)
     elif kind == "common pin":
-        shared = draw(_pins)
+        shared = draw(_one_pin)
         a = Party(a_numbers, a_vns, shared, draw(st.booleans()))
         b = Party(b_numbers, b_vns, shared, draw(st.booleans()))
     elif kind == "second generation":
-        usage = Usage.TWOWAY
-        a = Party(a_numbers, a_vns, None, listed_need_pin=False)
-        b = Party(b_numbers, a_vns, draw(_pins), listed_need_pin=True)
+        usage, vn = Usage.TWOWAY, a_vns[:1]
+        is_exclusive = draw(st.booleans())
+        is_locked = is_exclusive and draw(st.booleans())
+        policy = draw(_policies)
+        a = Party(a_numbers, vn, (), listed_need_pin=False)
+        b = Party(b_numbers, vn, draw(_one_pin), listed_need_pin=True)
     else:
-        a_pin, b_pin = draw(_pins_or_none), draw(_pins_or_none)
-        a = Party(a_numbers, a_vns, a_pin, a_pin is not None)
-        b = Party(b_numbers, b_vns, b_pin, b_pin is not None)
+        a_pins, b_pins = draw(_one_pin_or_none), draw(_one_pin_or_none)
+        a = Party(a_numbers, a_vns, a_pins, bool(a_pins))
+        b = Party(b_numbers, b_vns, b_pins, bool(b_pins))
     return Allocation(
-        allocation_id(n), made_as, usage, draw(_expiries), a, b, kind == "common pin", has_members=False
+        allocation_id(n),
+        made_as,
+        usage,
+        draw(_expiries),
+        a,
+        b,
+        common_pin=kind == "common pin",
+        has_members=False,
+        is_exclusive=is_exclusive,
+        is_locked=is_locked,
+        policy=policy,
     )
 
 
@@ -393,7 +436,7 @@ def worlds(draw: st.DrawFn) -> World:
         if could_be_made(row.allocation) and not breaks_a_rule([*rows, row], NOW_US):
             rows.append(row)
     for n, side, number, joined_at_us in draw(_joins):
-        if n >= len(rows) or pin(rows[n], side) is None:
+        if n >= len(rows) or not pins(rows[n], side):
             continue
         row = rows[n]
         if number in people(row, side) or number in people(row, opposite(side)):
@@ -408,7 +451,7 @@ def worlds(draw: st.DrawFn) -> World:
     return World(frozenset(VNS), tuple(rows))
 
 
-_any_parties = st.builds(Party, _number_lists, _vn_lists, _pins_or_none, st.booleans())
+_any_parties = st.builds(Party, _number_lists, _vn_lists, _several_pins, st.booleans())
 _any_members = st.builds(
     Member, st.sampled_from(NUMBERS), st.sampled_from(Side), st.integers(1, 2), _vn_lists | st.just(())
 )
@@ -428,9 +471,12 @@ def broken_worlds(draw: st.DrawFn) -> World:
             draw(_any_parties),
             common_pin=draw(st.booleans()),
             has_members=draw(st.booleans()),
+            is_exclusive=draw(st.booleans()),
+            is_locked=draw(st.booleans()),
+            policy=draw(_policies),
         )
         if allocation.common_pin:
-            allocation = allocation._replace(b=allocation.b._replace(pin=allocation.a.pin))
+            allocation = allocation._replace(b=allocation.b._replace(pins=allocation.a.pins))
         rows.append(Row(allocation, tuple(draw(st.lists(_any_members, max_size=2)))))
     return World(draw(st.sets(st.sampled_from(VNS), min_size=1).map(frozenset)), tuple(rows))
 

@@ -49,10 +49,14 @@ class ListPool:
 
     lines: frozenset[E164] = frozenset(map(E164, (LINE_1, LINE_2, LINE_3)))
     others: frozenset[E164] = frozenset({E164(FOREIGN_LINE)})
+    drained: frozenset[E164] = frozenset()
     taken: frozenset[tuple[E164, str]] = field(default_factory=frozenset)
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
         return virtual_number in self.lines
+
+    def is_drained(self, virtual_number: E164) -> bool:
+        return virtual_number in self.drained
 
     def is_provisioned(self, number: E164) -> bool:
         return number in self.lines or number in self.others
@@ -123,8 +127,8 @@ def test_a_good_draft_becomes_an_allocation() -> None:
     )
     assert (allocation.id, allocation.product, allocation.usage) == (ID, Product.GREENPIN, Usage.ONEWAY)
     assert allocation.expires_at_us == NOW_US + 60_000_000
-    assert allocation.a == ((number(ANNE),), (number(LINE_1),), Pin("0123"), True)
-    assert allocation.b == ((number(BEENA),), (number(LINE_2),), Pin("000042"), True)
+    assert allocation.a == ((number(ANNE),), (number(LINE_1),), (Pin("0123"),), True)
+    assert allocation.b == ((number(BEENA),), (number(LINE_2),), (Pin("000042"),), True)
     assert not allocation.common_pin
     assert not allocation.has_members
 
@@ -245,7 +249,17 @@ def test_of_many_faults_the_first_in_order_is_answered() -> None:
                 asked = replace(asked, a=replace(asked.a, numbers=[ANNE]))
             case _:
                 assert at == "b.numbers"
-    assert seen == list(PRECEDENCE[:6])
+    assert seen == [code for code in PRECEDENCE if code in (3, 5, 16, 8, 13, 14)]
+
+
+def test_a_drained_vn_gets_no_new_allocation_and_keeps_those_it_has() -> None:
+    pool = ListPool(drained=frozenset({E164(LINE_1), E164(LINE_3)}))
+    assert fault_of(lambda: proposed(draft(), pool=pool)) == (Code.NOT_PERMITTED, "a.vns")
+    current = proposed(draft())
+    becomes = revised(current, Draft(b=PartyDraft(virtual_numbers=[LINE_2, LINE_1])), pool=pool)
+    assert becomes.allocation.b.virtual_numbers == (number(LINE_2), number(LINE_1))
+    to_another = Draft(b=PartyDraft(virtual_numbers=[LINE_3]))
+    assert fault_of(lambda: revised(current, to_another, pool=pool)) == (Code.NOT_PERMITTED, "b.vns")
 
 
 def test_vns_are_inherited_once_and_in_both_directions() -> None:

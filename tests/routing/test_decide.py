@@ -20,6 +20,7 @@ from cordboard.routing.model import (
     AllocationId,
     AskPin,
     Call,
+    CallPolicy,
     CallRules,
     Connect,
     Decision,
@@ -66,7 +67,7 @@ from .naive_model import (
     naive_decision,
     opposite,
     people,
-    pin,
+    pins,
     vns,
     worlds,
 )
@@ -99,9 +100,8 @@ def _is_asked(last: LastEntry) -> Callable[[Decision], bool]:
     return lambda answer: isinstance(answer, AskPin) and answer.last_entry is last
 
 
-# `locked` is left out: no input of the core says that an allocation is locked. An unknown VN is left to
-# the tables.
-UNREACHED = {Reason.LOCKED, Reason.UNKNOWN_VN}
+# An unknown VN is left to the tables.
+UNREACHED = {Reason.UNKNOWN_VN}
 ANSWERS = {
     **{f"refuse {reason.value}": _is_refused(reason) for reason in Reason if reason not in UNREACHED},
     **{f"connect {matched.value}": _is_matched(matched) for matched in Matched},
@@ -142,30 +142,35 @@ def test_whatever_is_allocated_connects_as_asked(world: World) -> None:
         for side in Side:
             if not (is_live(row, NOW_US) and may_call(row, side)):
                 continue
-            held = pin(row, side)
+            entries = [entry(held.digits) for held in pins(row, side)]
+            is_locked_out = row.allocation.is_locked and side is Side.B
             for vn in vns(row, side):
                 for caller in listed(row, side):
-                    new = entry(held.digits) if asks_listed(row, side) and held is not None else NoEntry()
-                    answer = decide(_call(caller, new, vn=vn), board, NOW_US)
-                    _assert_reaches(answer, row, side, caller)
-                if held is not None and not row.allocation.common_pin:
+                    for new in entries if asks_listed(row, side) else [NoEntry()]:
+                        answer = decide(_call(caller, new, vn=vn), board, NOW_US)
+                        _assert_reaches(answer, row, side, caller, is_locked_out)
+                for new in [] if row.allocation.common_pin else entries:
                     for stranger in (OUTSIDER, None):
-                        answer = decide(_call(stranger, entry(held.digits), vn=vn), board, NOW_US)
-                        _assert_reaches(answer, row, side, stranger)
+                        answer = decide(_call(stranger, new, vn=vn), board, NOW_US)
+                        _assert_reaches(answer, row, side, stranger, is_locked_out)
 
 
-def _assert_reaches(answer: Decision, row: Row, side: Side, caller: E164 | None) -> None:
+def _assert_reaches(answer: Decision, row: Row, side: Side, caller: E164 | None, is_locked_out: bool) -> None:
     expected = [number for number in people(row, opposite(side)) if number != caller]
-    if expected:
+    if is_locked_out:
+        assert answer == Refuse(Reason.LOCKED, row.allocation.id)
+    elif expected:
         assert isinstance(answer, Connect)
         assert answer.targets == tuple(expected)
         assert answer.caller_id in vns(row, opposite(side))
     else:
         assert isinstance(answer, Refuse)
         assert answer.reason is Reason.NO_TARGET
+    assert not isinstance(answer, AskPin)
     assert answer.allocation_id == row.allocation.id
     if isinstance(answer, Connect):
         assert answer.side is side
+        assert answer.policy == row.allocation.policy
 
 
 @settings(max_examples=600, deadline=None)
@@ -184,8 +189,11 @@ def test_nobody_is_connected_outside_a_live_allocation_that_knows_them_or_whose_
         assert (
             call.caller in people(row, side)
             or call.progress.admission == Admission(row.allocation.id, side)
-            or (isinstance(call.entry, PinEntry) and call.entry.pin == pin(row, side))
+            or (isinstance(call.entry, PinEntry) and call.entry.pin in pins(row, side))
         )
+        # Nor does anybody reach A as B of an allocation that guesses have locked.
+        is_admitted = call.progress.admission is not None
+        assert is_admitted or not (row.allocation.is_locked and asks_listed(row, side) and side is Side.B)
         # A oneway B never reaches A.
         assert may_call(row, side)
         assert call.caller not in answer.targets
@@ -251,7 +259,7 @@ def _party(
     *numbers: E164, pin: str | None = None, asks: bool | None = None, on: tuple[E164, ...] = (VN,)
 ) -> Party:
     held = None if pin is None else Pin.parse(pin)
-    return Party(numbers, on, held, held is not None if asks is None else asks)
+    return Party(numbers, on, () if held is None else (held,), held is not None if asks is None else asks)
 
 
 def _allocation(
@@ -836,6 +844,53 @@ def test_a_recorded_success_does_not_readmit_a_member_of_the_other_side() -> Non
     world = _world(_with_members(ASKING, Member(FRIEND, Side.A, 1, (VN,))))
     answer = _decide(world, FRIEND, progress=Progress(admission=ADMITTED))
     assert answer == Refuse(Reason.NO_ALLOCATION)
+
+
+# ── the lock of an allocation that is alone on its VN ────────────────────────
+
+ALONE = _allocation(_party(A_AGENT), _party(B_CUSTOMER, pin=B_PIN))._replace(is_exclusive=True)
+LOCKED = ALONE._replace(is_locked=True)
+IS_LOCKED = Refuse(Reason.LOCKED, FIRST)
+
+
+@pytest.mark.parametrize("caller", [B_CUSTOMER, OUTSIDER, None])
+@pytest.mark.parametrize("new", [NoEntry(), EmptyEntry(), entry(B_PIN), entry("9"), entry("1234567890")])
+def test_nobody_speaks_for_b_while_it_is_locked(caller: E164 | None, new: Entry) -> None:
+    assert _decide(_world(LOCKED), caller, new) == IS_LOCKED
+
+
+def test_who_is_listed_in_from_connects_though_it_is_locked() -> None:
+    assert _decide(_world(LOCKED), A_AGENT, entry("9")) == _connected(Side.A, B_CUSTOMER, Matched.LISTED)
+
+
+def test_a_call_that_was_verified_goes_on_though_it_is_locked() -> None:
+    answer = _decide(_world(LOCKED), B_CUSTOMER, progress=Progress(admission=Admission(FIRST, Side.B)))
+    assert answer == _connected(Side.B, A_AGENT, Matched.VERIFIED_BEFORE)
+
+
+@pytest.mark.parametrize(("caller", "counts_against"), [(B_CUSTOMER, FIRST), (None, FIRST), (OUTSIDER, None)])
+def test_guesses_of_strangers_do_not_lock_out_those_whom_the_pin_is_for(
+    caller: E164 | None, counts_against: AllocationId | None
+) -> None:
+    answer = _decide(_world(ALONE), caller, entry("9"))
+    assert answer == AskPin(1, 2, LastEntry.WRONG, WrongPin(entry("9").digest, counts_against))
+
+
+def test_nothing_is_counted_where_others_stand_on_the_vn() -> None:
+    answer = _decide(_world(ASKING), B_CUSTOMER, entry("9"))
+    assert answer == AskPin(1, 2, LastEntry.WRONG, WrongPin(entry("9").digest))
+
+
+def test_a_right_pin_begins_the_count_anew() -> None:
+    answer = _decide(_world(ALONE), B_CUSTOMER, entry(B_PIN))
+    assert answer.outcome == B_IS_RIGHT._replace(resets_lock=True)
+
+
+def test_the_policy_of_an_allocation_goes_with_its_calls() -> None:
+    policy = CallPolicy(record=True, custom_field="order 7")
+    answer = _decide(_world(OPEN._replace(policy=policy)), A_AGENT)
+    assert isinstance(answer, Connect)
+    assert answer.policy == policy
 
 
 # ── limits: at, below, above ─────────────────────────────────────────────────

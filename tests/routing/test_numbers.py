@@ -310,14 +310,14 @@ def test_a_printed_pin_shows_nothing_not_even_its_length(how: str, pin: Pin) -> 
 def test_nothing_that_holds_a_number_or_a_pin_prints_it(numbers: list[E164], pin: Pin) -> None:
     a, b, vn, other_vn, caller, member = numbers
     id_ = AllocationId(bytes(16))
-    party = Party((a,), (vn,), pin, listed_need_pin=True)
+    party = Party((a,), (vn,), (pin,), listed_need_pin=True)
     allocation = Allocation(
         id_,
         Product.GREENPIN,
         Usage.TWOWAY,
         NEVER_US,
         party,
-        Party((b,), (other_vn,), pin, listed_need_pin=True),
+        Party((b,), (other_vn,), (pin,), listed_need_pin=True),
         common_pin=False,
         has_members=False,
     )
@@ -328,7 +328,7 @@ def test_nothing_that_holds_a_number_or_a_pin_prints_it(numbers: list[E164], pin
     connect = Connect(id_, Product.GREENPIN, Side.A, (b, member), other_vn, Matched.PIN, right)
     whole = [str(int(number)) for number in numbers] + [pin.digits]
     # What any print has that holds no number at all, such as the instant that means never.
-    innocent = repr(allocation._replace(a=party._replace(pin=None, numbers=()), b=party._replace(pin=None)))
+    innocent = repr(allocation._replace(a=party._replace(pins=(), numbers=()), b=party._replace(pins=())))
     for printed in map(repr, (allocation, party, call, new, connect)):
         for secret in whole:
             assert secret not in printed or secret in innocent

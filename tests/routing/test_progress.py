@@ -70,15 +70,15 @@ ASKING = Allocation(
     Product.GREENPIN,
     Usage.TWOWAY,
     NEVER_US,
-    Party((AGENT,), (VN,), Pin("11"), listed_need_pin=True),
-    Party((CUSTOMER,), (VN,), Pin("22"), listed_need_pin=True),
+    Party((AGENT,), (VN,), (Pin("11"),), listed_need_pin=True),
+    Party((CUSTOMER,), (VN,), (Pin("22"),), listed_need_pin=True),
     common_pin=False,
     has_members=False,
 )
 # Nobody is asked, and there is nothing that could be entered.
 OPEN = ASKING._replace(
-    a=Party((AGENT,), (VN,), None, listed_need_pin=False),
-    b=Party((CUSTOMER,), (VN,), None, listed_need_pin=False),
+    a=Party((AGENT,), (VN,), (), listed_need_pin=False),
+    b=Party((CUSTOMER,), (VN,), (), listed_need_pin=False),
 )
 ONEWAY = ASKING._replace(usage=Usage.ONEWAY)
 
@@ -374,7 +374,7 @@ def test_the_first_outcome_of_some_digits_stands_though_the_pin_changes_to_them(
     call = _stranger()
     call.gather()
     assert call.passthru("33") == _wrong("33", 2)
-    call.world = _stage(ASKING._replace(b=ASKING.b._replace(pin=Pin("33"))))
+    call.world = _stage(ASKING._replace(b=ASKING.b._replace(pins=(Pin("33"),))))
     assert call.passthru("33") == _asked(2, LastEntry.WRONG)
     call.gather()
     assert call.passthru("33") == _asked(2, LastEntry.EMPTY)
@@ -385,7 +385,7 @@ def test_a_changed_pin_does_not_end_a_call_already_verified() -> None:
     call = _stranger()
     call.gather()
     call.passthru("22")
-    call.world = _stage(ASKING._replace(b=ASKING.b._replace(pin=Pin("33"))))
+    call.world = _stage(ASKING._replace(b=ASKING.b._replace(pins=(Pin("33"),))))
     assert call.passthru("22") == VERIFIED
     call.world = _stage(ASKING._replace(expires_at_us=NOW_US))
     assert call.passthru("22") == Refuse(Reason.NO_ALLOCATION)
@@ -577,8 +577,8 @@ def test_a_success_is_remembered_with_its_side() -> None:
         pytest.param(
             _stage(
                 ASKING._replace(
-                    a=Party((AGENT,), (OTHER_VN,), None, listed_need_pin=False),
-                    b=Party((CUSTOMER,), (VN,), Pin("22"), listed_need_pin=True),
+                    a=Party((AGENT,), (OTHER_VN,), (), listed_need_pin=False),
+                    b=Party((CUSTOMER,), (VN,), (Pin("22"),), listed_need_pin=True),
                 )
             ),
             AGENT,

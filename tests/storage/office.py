@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from cordboard.clock import SECOND_US
-from cordboard.routing.allocate import Standing
+from cordboard.routing.allocate import Generation, Standing
 from cordboard.routing.changes import Change, decode
 from cordboard.routing.model import (
     NEVER_US,
@@ -31,6 +31,7 @@ from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import digest_of
 from cordboard.storage import allocations, outcomes, provisioning
 from cordboard.storage.allocations import (
+    AllocationName,
     Idempotency,
     Made,
     MakeResult,
@@ -149,8 +150,8 @@ class Office:
         """Raises Conflict, AlreadyReleased."""
 
         async def run(connection: Connection) -> Standing:
-            id = UUID(bytes=standing.allocation.id)
-            was = await allocations.lock_for_update(connection, self.cell, self.tenant.id, id, now_us)
+            name = name_of(standing)
+            was = await allocations.lock_for_update(connection, self.cell, self.tenant.id, name, now_us)
             revised = replace(was.standing, allocation=becomes, version=was.standing.version + 1)
             await allocations.update(connection, self.cell, was, revised, now_us)
             return revised
@@ -160,9 +161,7 @@ class Office:
     async def release_in(
         self, connection: Connection, *standings: Standing, now_us: int = NOW_US
     ) -> list[ReleaseResult]:
-        requests = [
-            ReleaseRequest(self.tenant.id, UUID(bytes=standing.allocation.id)) for standing in standings
-        ]
+        requests = [ReleaseRequest(self.tenant.id, name_of(standing)) for standing in standings]
         return await allocations.release(connection, self.cell, requests, now_us)
 
     async def release(self, *standings: Standing, now_us: int = NOW_US) -> list[ReleaseResult]:
@@ -195,9 +194,18 @@ class Office:
         [recorded] = await self.record(self.outcome(call, right, party.pin.digits, now_us), now_us=now_us)
         return recorded
 
-    def wrong(self, call_sid: str, digits: str, caller: E164 | None = ANN, at_us: int = NOW_US) -> NewOutcome:
+    def wrong(
+        self,
+        call_sid: str,
+        digits: str,
+        caller: E164 | None = ANN,
+        at_us: int = NOW_US,
+        *,
+        against: Standing | None = None,
+    ) -> NewOutcome:
         call = CallKey(self.tenant.id, call_sid, self.vn, caller)
-        return self.outcome(call, WrongPin(digest_of(digits)), digits, at_us)
+        counts_against = None if against is None else against.allocation.id
+        return self.outcome(call, WrongPin(digest_of(digits), counts_against), digits, at_us)
 
     def right(
         self,
@@ -207,12 +215,14 @@ class Office:
         caller: E164 | None = ANN,
         *,
         is_stranger: bool = True,
+        resets_lock: bool = False,
         at_us: int = NOW_US,
     ) -> NewOutcome:
         pin = standing.allocation.party(side).pin
         assert pin is not None
         call = CallKey(self.tenant.id, call_sid, self.vn, caller)
-        outcome = RightPin(digest_of(pin.digits), Admission(standing.allocation.id, side), is_stranger)
+        admission = Admission(standing.allocation.id, side)
+        outcome = RightPin(digest_of(pin.digits), admission, is_stranger, resets_lock)
         return self.outcome(call, outcome, pin.digits, at_us)
 
     @staticmethod
@@ -254,6 +264,34 @@ class Office:
         rows = await self.fetch("SELECT * FROM pin_claim WHERE cell = $1 AND cooling_until IS NULL")
         return {(row["virtual_number"], row["pin"]): row["allocation_id"].bytes for row in rows}
 
+    async def uses(self) -> set[tuple[int, bytes, bool]]:
+        """(VN, who stands on it, whether alone)."""
+        rows = await self.fetch("SELECT * FROM vn_use WHERE cell = $1")
+        return {(row["virtual_number"], row["allocation_id"].bytes, row["is_exclusive"]) for row in rows}
+
+    async def alone_on(self) -> dict[int, bool]:
+        """VN → whether it bears one that wants it alone, of those that do or that cool after one."""
+        rows = await self.fetch(
+            "SELECT number, is_exclusive FROM virtual_number"
+            " WHERE cell = $1 AND (is_exclusive OR cooling_until IS NOT NULL)"
+        )
+        return {row["number"]: row["is_exclusive"] for row in rows}
+
+    async def everything(self) -> list[object]:
+        """What allocations leave in the tables."""
+        rows = await self.fetch("SELECT id FROM allocation WHERE cell = $1")
+        cooling = await self.fetch("SELECT * FROM number_cooling WHERE cell = $1")
+        return [
+            {row["id"].bytes for row in rows},
+            {tuple(row) for row in cooling},
+            await self.routes(),
+            await self.lines(),
+            await self.pins(),
+            await self.uses(),
+            await self.alone_on(),
+            await self.told(),
+        ]
+
     async def members(self, standing: Standing) -> list[Member]:
         id = UUID(bytes=standing.allocation.id)
         return await self.database.read(lambda connection: allocations.members(connection, self.cell, id))
@@ -279,13 +317,29 @@ class Office:
         return [row["facts"] for row in rows]
 
 
+def alone(standing: Standing) -> Standing:
+    """The same, which wants its VNs for itself and locks itself after three wrong PINs."""
+    return replace(
+        standing,
+        client_id=None,
+        generation=Generation.SECOND,
+        pin_attempts_max=3,
+        allocation=standing.allocation._replace(is_exclusive=True),
+    )
+
+
+def name_of(standing: Standing) -> AllocationName:
+    allocation = standing.allocation
+    return AllocationName(UUID(bytes=allocation.id), allocation.product, standing.generation)
+
+
 def _party(
     numbers: Sequence[E164], virtual_numbers: Sequence[E164], pin: str | None, needs_pin: bool | None
 ) -> Party:
     return Party(
         numbers=tuple(numbers),
         virtual_numbers=tuple(virtual_numbers),
-        pin=None if pin is None else Pin(pin),
+        pins=() if pin is None else (Pin(pin),),
         listed_need_pin=pin is not None if needs_pin is None else needs_pin,
     )
 

@@ -6,23 +6,24 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from cordboard.clock import SECOND_US, to_datetime
-from cordboard.routing.allocate import Standing
+from cordboard.routing.allocate import Generation, Standing
 from cordboard.routing.changes import (
     AllocationReleased,
     AllocationStands,
     MemberLeft,
     MemberStands,
 )
-from cordboard.routing.model import NEVER_US, Admission, RightPin, Side, State, Usage
-from cordboard.routing.numbers import Pin
+from cordboard.routing.model import NEVER_US, Admission, Allocation, Product, RightPin, Side, State, Usage
+from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import digest_of
 from cordboard.storage import allocations, outcomes, provisioning
 from cordboard.storage.allocations import (
@@ -42,16 +43,41 @@ from cordboard.storage.allocations import (
     ReleaseRequest,
     TryAgain,
     Unknown,
+    VirtualNumberBusy,
 )
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.outcomes import CallKey
-from tests.storage.office import ANN, BEN, CAT, DAN, GIVE_UP_S, NOW_US, Office, opened_office, race
+from tests.storage.office import (
+    ANN,
+    BEN,
+    CAT,
+    DAN,
+    GIVE_UP_S,
+    NOW_US,
+    Office,
+    alone,
+    name_of,
+    opened_office,
+    race,
+)
 
 LATER_US = NOW_US + 60 * SECOND_US
 
 
 def id_of(standing: Standing) -> UUID:
     return UUID(bytes=standing.allocation.id)
+
+
+async def without_second_try(
+    office: Office, work: Callable[..., Awaitable[Any]], *standings: Standing, **how: Any
+) -> Any:
+    """Not by Database.write, which would try again after a deadlock."""
+
+    async def run(connection: Connection) -> Any:
+        async with connection.transaction():
+            return await work(connection, *standings, **how)
+
+    return await office.database.read(run)
 
 
 # ── two who want the same ────────────────────────────────────────────────────
@@ -107,6 +133,30 @@ def a_pin_and_a_common_pin(office: Office) -> tuple[Standing, Standing, MakeResu
     )
 
 
+def one_alone_and_one_beside(office: Office) -> tuple[Standing, Standing, MakeResult]:
+    return (
+        alone(office.standing([ANN], [BEN], a_pin="1")),
+        office.standing([CAT], [DAN], a_vns=[office.other_vn]),
+        VirtualNumberBusy(office.vn),
+    )
+
+
+def one_beside_and_one_alone(office: Office) -> tuple[Standing, Standing, MakeResult]:
+    return (
+        office.standing([ANN], [BEN], a_vns=[office.other_vn]),
+        alone(office.standing([CAT], [DAN], a_pin="1")),
+        VirtualNumberBusy(office.vn),
+    )
+
+
+def two_alone(office: Office) -> tuple[Standing, Standing, MakeResult]:
+    return (
+        alone(office.standing([ANN], [BEN], a_pin="1")),
+        alone(office.standing([CAT], [DAN], a_pin="2")),
+        VirtualNumberBusy(office.vn),
+    )
+
+
 PAIRS = [
     the_same_client_id,
     the_same_number_without_pin,
@@ -114,6 +164,9 @@ PAIRS = [
     a_number_without_and_with_pin,
     the_same_pin,
     a_pin_and_a_common_pin,
+    one_alone_and_one_beside,
+    one_beside_and_one_alone,
+    two_alone,
 ]
 
 
@@ -122,14 +175,11 @@ async def test_the_second_to_want_the_same_is_told_what_is_taken(office: Office,
     first, second, refused = pair(office)
     [made] = await office.make(first)
     assert isinstance(made, Made)
-    before = (await office.routes(), await office.lines(), await office.pins(), await office.told())
+    before = await office.everything()
 
     assert await office.make(second) == [refused]
     # It left no trace.
-    assert (await office.routes(), await office.lines(), await office.pins(), await office.told()) == before
-    assert id_of(second) not in await office.database.read(
-        lambda connection: allocations.find(connection, office.cell, [id_of(second)])
-    )
+    assert await office.everything() == before
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -172,7 +222,7 @@ async def test_what_was_taken_is_free_after_the_release(office: Office, pair: Pa
 @pytest.mark.parametrize("pair", PAIRS)
 async def test_ten_at_once_leave_one_winner(office: Office, pair: Pair) -> None:
     wanted = [standing for _ in range(5) for standing in pair(office)[:2]]
-    if pair in (the_same_client_id, the_same_pin, the_same_number_without_pin):
+    if pair in (the_same_client_id, the_same_pin, the_same_number_without_pin, two_alone):
         results = await asyncio.gather(*(office.make(standing) for standing in wanted))
         assert Counter(isinstance(result, Made) for [result] in results) == {True: 1, False: 9}
     else:
@@ -251,11 +301,11 @@ async def test_a_forbidden_route_counts_too(office: Office) -> None:
             asyncpg.CheckViolationError,
         ),
         (
-            "UPDATE allocation SET a_pin = NULL WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            "UPDATE allocation SET a_pins = '{}' WHERE cell = $1 AND $2::bigint IS NOT NULL",
             asyncpg.CheckViolationError,
         ),
         (
-            "UPDATE allocation SET a_pin = '12x' WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            "UPDATE allocation SET a_pins = '{12x}' WHERE cell = $1 AND $2::bigint IS NOT NULL",
             asyncpg.CheckViolationError,
         ),
         (
@@ -265,6 +315,30 @@ async def test_a_forbidden_route_counts_too(office: Office) -> None:
         (
             "UPDATE allocation SET a_virtual_numbers = '{}' WHERE cell = $1 AND $2::bigint IS NOT NULL",
             asyncpg.CheckViolationError,
+        ),
+        (
+            "UPDATE allocation SET a_pins = '{1,2}' WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            asyncpg.CheckViolationError,
+        ),
+        (
+            "UPDATE allocation SET is_exclusive = true WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            asyncpg.CheckViolationError,
+        ),
+        (
+            "UPDATE allocation SET pin_failures = 1 WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            asyncpg.CheckViolationError,
+        ),
+        (
+            "UPDATE allocation SET client_id = NULL WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            asyncpg.CheckViolationError,
+        ),
+        (
+            "UPDATE vn_use SET is_exclusive = true WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            asyncpg.ForeignKeyViolationError,
+        ),
+        (
+            "UPDATE virtual_number SET is_exclusive = true WHERE cell = $1 AND $2::bigint IS NOT NULL",
+            asyncpg.ForeignKeyViolationError,
         ),
         (
             (
@@ -307,6 +381,24 @@ async def test_two_routes_without_pin_cannot_stand_on_one_line(office: Office) -
 
     with pytest.raises(asyncpg.UniqueViolationError):
         await office.database.write(put)
+
+
+@pytest.mark.parametrize(
+    ("is_alone", "refused"),
+    [(True, asyncpg.UniqueViolationError), (False, asyncpg.ForeignKeyViolationError)],
+)
+async def test_nobody_can_stand_beside_one_that_wants_the_vn_alone(
+    office: Office, is_alone: bool, refused: type[Exception]
+) -> None:
+    await office.make(alone(office.standing([ANN], [BEN])))
+    other = await office.made([CAT], [DAN], a_vns=[office.other_vn], b_vns=[office.other_vn])
+    with pytest.raises(refused):
+        await office.execute(
+            "INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive) VALUES ($1, $2, $3, $4)",
+            office.vn,
+            id_of(other),
+            is_alone,
+        )
 
 
 # ── the line between routes with and without PIN ─────────────────────────────
@@ -352,15 +444,7 @@ async def test_a_new_route_waits_for_the_last_one_to_take_its_line_away(
 async def test_releases_and_new_routes_on_one_line_do_not_wait_for_each_other_in_a_ring(
     office: Office,
 ) -> None:
-    """Without Database.write, which would try again after a deadlock."""
-
-    async def once(work: Callable[..., Awaitable[Any]], standing: Standing) -> Any:
-        async def run(connection: Connection) -> Any:
-            async with connection.transaction():
-                return await work(connection, standing)
-
-        return await office.database.read(run)
-
+    once = partial(without_second_try, office)
     for _ in range(40):
         leaving = await office.made([ANN, CAT], [BEN, DAN])
         coming = office.standing([DAN, ANN], [CAT, BEN])
@@ -446,9 +530,15 @@ async def test_a_batch_may_name_one_pin_or_one_client_id_twice(office: Office) -
 
 async def test_a_vn_that_left_the_pool_meanwhile_spoils_the_allocation_only(office: Office) -> None:
     await provisioning.delete_virtual_number(office.database, office.tenant.id, office.other_vn, NOW_US)
+    gone = office.standing([ANN], [BEN], a_vns=[office.other_vn])
+    for standing in (gone, alone(gone)):
+        with pytest.raises(PoolChanged):
+            await office.make(standing)
+    standing = await office.made([ANN], [BEN])
+    before = await office.everything()
     with pytest.raises(PoolChanged):
-        await office.make(office.standing([ANN], [BEN], a_vns=[office.other_vn]))
-    assert await office.routes() == set()
+        await office.update(standing, moved_to(standing, office.other_vn))
+    assert await office.everything() == before
 
 
 # ── ended, and not swept yet ─────────────────────────────────────────────────
@@ -525,7 +615,9 @@ async def test_an_update_makes_ended_allocations_give_way(office: Office) -> Non
     standing = await office.made([DAN], [BEN], a_pin="2", b_pin="3")
     allocation = standing.allocation
     becomes = allocation._replace(
-        a=allocation.a._replace(pin=Pin("1"), virtual_numbers=(office.vn, office.other_vn), numbers=(CAT,))
+        a=allocation.a._replace(
+            pins=(Pin("1"),), virtual_numbers=(office.vn, office.other_vn), numbers=(CAT,)
+        )
     )
     await office.update(standing, becomes, LATER_US)
 
@@ -584,8 +676,8 @@ async def test_sides_swap_their_vns_and_their_pins(office: Office) -> None:
         b=allocation.b._replace(virtual_numbers=(office.vn,)),
     )
     swapped_again = swapped._replace(
-        a=swapped.a._replace(virtual_numbers=(office.vn,), pin=Pin("2")),
-        b=swapped.b._replace(virtual_numbers=(office.other_vn,), pin=Pin("1")),
+        a=swapped.a._replace(virtual_numbers=(office.vn,), pins=(Pin("2"),)),
+        b=swapped.b._replace(virtual_numbers=(office.other_vn,), pins=(Pin("1"),)),
     )
     standing = await office.update(standing, swapped)
     assert set(await office.pins()) == {(office.other_vn, "1"), (office.vn, "2")}
@@ -611,7 +703,7 @@ async def test_an_update_that_would_take_what_others_have_changes_nothing(office
     a, b = standing.allocation.a, standing.allocation.b
     becomes = standing.allocation._replace(
         a=a._replace(numbers=(ANN,)) if what == "number" else a,
-        b=b._replace(pin=Pin("1"), virtual_numbers=(office.other_vn, office.vn)) if what == "pin" else b,
+        b=b._replace(pins=(Pin("1"),), virtual_numbers=(office.other_vn, office.vn)) if what == "pin" else b,
     )
     before = (await office.routes(), await office.lines(), await office.pins(), await office.told())
     with pytest.raises(Conflict) as conflict:
@@ -628,7 +720,7 @@ async def test_two_updates_at_once_cannot_both_take_a_pin(office: Office) -> Non
     ]
 
     async def take(standing: Standing) -> bool:
-        becomes = standing.allocation._replace(a=standing.allocation.a._replace(pin=Pin("9")))
+        becomes = standing.allocation._replace(a=standing.allocation.a._replace(pins=(Pin("9"),)))
         try:
             await office.update(standing, becomes)
         except Conflict:
@@ -643,7 +735,7 @@ async def test_an_update_waits_for_another_of_the_same_allocation(office: Office
     standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
 
     async def set_pin(pin: str) -> Standing:
-        becomes = standing.allocation._replace(a=standing.allocation.a._replace(pin=Pin(pin)))
+        becomes = standing.allocation._replace(a=standing.allocation.a._replace(pins=(Pin(pin),)))
         return await office.update(standing, becomes)
 
     await asyncio.gather(*(set_pin(str(pin)) for pin in range(3, 9)))
@@ -729,15 +821,34 @@ async def test_nobody_releases_what_is_not_theirs(office: Office, office_databas
     assert await other.release(standing) == [Unknown()]
     [result] = await office.database.write(
         lambda connection: allocations.release(
-            connection, office.cell, [ReleaseRequest(other.tenant.id, id_of(standing))], NOW_US
+            connection, office.cell, [ReleaseRequest(other.tenant.id, name_of(standing))], NOW_US
         )
     )
     assert result == Unknown()
     assert (await office.found(standing)).state is State.ACTIVE
-    unknown = [ReleaseRequest(office.tenant.id, uuid4())]
+    unknown = [ReleaseRequest(office.tenant.id, name_of(office.standing([ANN], [BEN])))]
     assert await office.database.write(
         lambda connection: allocations.release(connection, office.cell, unknown, NOW_US)
     ) == [Unknown()]
+
+
+@pytest.mark.parametrize("other", [{"product": Product.GREENVN}, {"generation": Generation.SECOND}])
+async def test_an_allocation_of_another_product_or_generation_is_unknown(
+    office: Office, other: dict[str, Any]
+) -> None:
+    standing = await office.made([ANN], [BEN])
+    name = name_of(standing)._replace(**other)
+    request = ReleaseRequest(office.tenant.id, name)
+    assert await office.database.write(
+        lambda connection: allocations.release(connection, office.cell, [request], NOW_US)
+    ) == [Unknown()]
+    with pytest.raises(NotFound):
+        await office.database.write(
+            lambda connection: allocations.lock_for_update(
+                connection, office.cell, office.tenant.id, name, NOW_US
+            )
+        )
+    assert (await office.found(standing)).state is State.ACTIVE
 
 
 # ── PINs that cool ───────────────────────────────────────────────────────────
@@ -768,7 +879,7 @@ async def test_an_ended_allocation_that_gives_way_still_cools_its_pin(office: Of
 async def test_an_allocation_takes_back_its_own_pin_while_it_cools(office: Office) -> None:
     standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2", cool_off_s=30)
     a = standing.allocation.a
-    standing = await office.update(standing, standing.allocation._replace(a=a._replace(pin=Pin("3"))))
+    standing = await office.update(standing, standing.allocation._replace(a=a._replace(pins=(Pin("3"),))))
     assert await office.make(office.standing([CAT], [DAN], a_pin="1")) == [PinTaken(office.vn, Pin("1"))]
     standing = await office.update(standing, standing.allocation._replace(a=a))
     assert await office.pins() == {
@@ -782,14 +893,15 @@ async def test_an_allocation_takes_back_its_own_pin_while_it_cools(office: Offic
     ]
 
 
-async def test_a_cooled_pin_is_cleared_away(office: Office) -> None:
+async def test_a_cooled_pin_is_cleared_away_with_the_numbers(office: Office) -> None:
     standing = await office.made([ANN], [BEN], a_pin="1", cool_off_s=30)
     await office.release(standing)
-    for now_us, count in ((NOW_US + 30 * SECOND_US - 1, 1), (NOW_US + 30 * SECOND_US, 0)):
+    for now_us, pins, numbers in ((NOW_US + 30 * SECOND_US - 1, 1, 2), (NOW_US + 30 * SECOND_US, 0, 0)):
         cells = await office.database.read(partial(allocations.cells_to_clear, now_us=now_us))
-        assert (office.cell in cells) is (count == 0)
+        assert (office.cell in cells) is (pins == 0)
         await office.database.write(partial(allocations.clear_cell, cell=office.cell, now_us=now_us))
-        assert len(await office.fetch("SELECT pin FROM pin_claim WHERE cell = $1")) == count
+        assert len(await office.fetch("SELECT pin FROM pin_claim WHERE cell = $1")) == pins
+        assert len(await office.fetch("SELECT number FROM number_cooling WHERE cell = $1")) == numbers
 
 
 async def test_a_vn_whose_pins_only_cool_can_leave_the_pool(office: Office) -> None:
@@ -799,6 +911,290 @@ async def test_a_vn_whose_pins_only_cool_can_leave_the_pool(office: Office) -> N
     await provisioning.delete_virtual_number(office.database, office.tenant.id, office.other_vn, NOW_US)
     with pytest.raises(provisioning.HasLiveAllocations):
         await provisioning.delete_virtual_number(office.database, office.tenant.id, office.vn, NOW_US)
+
+
+# ── a VN for oneself ─────────────────────────────────────────────────────────
+
+WANTING_ONE_VN = [one_alone_and_one_beside, one_beside_and_one_alone, two_alone]
+
+
+@pytest.mark.parametrize("pair", WANTING_ONE_VN)
+async def test_of_a_batch_one_stands_and_the_other_leaves_no_trace(office: Office, pair: Pair) -> None:
+    batch = pair(office)[:2]
+    results = await office.make(*batch)
+    assert sorted(type(result).__name__ for result in results) == ["Made", "VirtualNumberBusy"]
+    [winner] = [standing for standing, result in zip(batch, results, strict=True) if isinstance(result, Made)]
+    assert {id for _, id, _ in await office.uses()} == {winner.allocation.id}
+    assert {id for _, _, id, _ in await office.routes()} == {winner.allocation.id}
+    assert await office.alone_on() == ({office.vn: True} if winner.allocation.is_exclusive else {})
+    await office.release(winner)
+    assert (await office.uses(), await office.alone_on()) == (set(), {})
+
+
+async def test_who_lost_something_else_on_a_vn_of_its_own_leaves_it_to_others(office: Office) -> None:
+    await office.release(await office.made([ANN], [BEN], a_pin="1", cool_off_s=30))
+    before = await office.everything()
+    loser = alone(office.standing([CAT], [DAN], a_pin="1", cool_off_s=30))
+    assert await office.make(loser) == [PinTaken(office.vn, Pin("1"))]
+    assert await office.everything() == before
+    await office.made([CAT], [DAN])
+
+
+@pytest.mark.parametrize("is_heir_alone", [True, False])
+@pytest.mark.parametrize("how", ["requested", "expired"])
+async def test_a_vn_that_was_borne_alone_cools_from_the_release_on(
+    office: Office, how: str, is_heir_alone: bool
+) -> None:
+    expires_at_us = LATER_US if how == "expired" else NEVER_US
+    leaving = alone(office.standing([ANN], [BEN], cool_off_s=30, expires_at_us=expires_at_us))
+    await office.make(leaving)
+    if how == "expired":
+        await office.sweep(LATER_US + 7 * SECOND_US)
+    else:
+        await office.release(leaving, now_us=LATER_US)
+    assert await office.alone_on() == {office.vn: False}
+    free_at_us = LATER_US + 30 * SECOND_US
+    heir = office.standing([CAT], [DAN])
+    heir = alone(heir) if is_heir_alone else heir
+    assert await office.make(heir, now_us=free_at_us - 1) == [VirtualNumberBusy(office.vn)]
+    [made] = await office.make(heir, now_us=free_at_us)
+    assert isinstance(made, Made)
+
+
+async def test_one_that_ended_alone_gives_way_and_its_vn_still_cools(office: Office) -> None:
+    await office.make(alone(office.standing([ANN], [BEN], cool_off_s=30, expires_at_us=LATER_US)))
+    heir = office.standing([CAT], [DAN])
+    assert await office.make(heir, now_us=LATER_US) == [TryAgain()]
+    assert await office.make(heir, now_us=LATER_US) == [VirtualNumberBusy(office.vn)]
+
+
+async def test_a_vn_that_cools_takes_back_the_one_that_left_it(office: Office) -> None:
+    staying = alone(office.standing([ANN], [BEN], cool_off_s=30))
+    await office.make(staying)
+    there = moved_to(staying, office.other_vn)
+    await office.update(staying, there)
+    assert await office.alone_on() == {office.vn: False, office.other_vn: True}
+    assert await office.make(office.standing([CAT], [DAN])) == [VirtualNumberBusy(office.vn)]
+
+    await office.update(staying, staying.allocation)
+    assert await office.alone_on() == {office.vn: True, office.other_vn: False}
+
+
+@pytest.mark.parametrize("pair", WANTING_ONE_VN)
+async def test_an_update_to_a_vn_where_it_may_not_stand_waits_for_the_end(office: Office, pair: Pair) -> None:
+    first, second, _ = pair(office)
+    await office.make(ended(first, LATER_US))
+    second = replace(second, allocation=moved_to(second, office.virtual_numbers[2]))
+    await office.make(second)
+    becomes = moved_to(second, office.vn)
+    before = await office.everything()
+    with pytest.raises(Conflict) as conflict:
+        await office.update(second, becomes, LATER_US - 1)
+    assert conflict.value.taken == VirtualNumberBusy(office.vn)
+    assert await office.everything() == before
+
+    await office.update(second, becomes, LATER_US)
+    assert (await office.found(second)).allocation == becomes
+    assert await office.uses() == {(office.vn, second.allocation.id, second.allocation.is_exclusive)}
+
+
+@pytest.mark.parametrize("cool_off_s", [0, 5])
+async def test_however_many_want_one_vn_at_once_nobody_stands_beside_one_that_wants_it_alone(
+    office: Office, cool_off_s: int
+) -> None:
+    """Nor do they wait for each other, or for a release, in a ring."""
+    once = partial(without_second_try, office)
+
+    def wishes(*people: int) -> list[Standing]:
+        """Of two pairs of people: the first wants the VN alone, the second does not."""
+        standings = [
+            office.standing([E164(919800000100 + n)], [E164(919800000200 + n)], cool_off_s=cool_off_s)
+            for n in people
+        ]
+        return [alone(standings[0]), *standings[1:]]
+
+    async def standing_there() -> Counter[bool]:
+        return Counter(is_exclusive for _, _, is_exclusive in await office.uses())
+
+    for at_s in range(0, 400, 10):
+        make, release = (
+            partial(once, work, now_us=NOW_US + at_s * SECOND_US)
+            for work in (office.make_in, office.release_in)
+        )
+        wanted = [*wishes(1, 2), *wishes(3, 4)]
+        results = [result for [result] in await asyncio.gather(*map(make, wanted))]
+        assert {type(result) for result in results} == {Made, VirtualNumberBusy}
+        assert await standing_there() in ({True: 1}, {False: 2})
+
+        made = [one for one, result in zip(wanted, results, strict=True) if isinstance(result, Made)]
+        coming = wishes(5, 6)
+        await asyncio.gather(release(*made), *map(make, coming))
+        assert await standing_there() in ({}, {True: 1}, {False: 1})
+        await release(*coming)
+        assert await standing_there() == {}
+        assert True not in (await office.alone_on()).values()
+
+
+async def test_a_drained_vn_takes_nobody_new_and_keeps_whom_it_has(office: Office) -> None:
+    staying = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    coming = await office.made([CAT], [DAN], a_vns=[office.other_vn], b_vns=[office.other_vn])
+
+    async def set_drained(is_drained: bool) -> None:
+        for number in office.virtual_numbers[0], office.virtual_numbers[2]:
+            await provisioning.set_virtual_number_state(
+                office.database, office.tenant.id, number, NOW_US, is_drained=is_drained
+            )
+
+    await set_drained(True)
+    before = await office.everything()
+    empty = office.virtual_numbers[2]
+    wishes = [
+        office.standing([CAT], [DAN]),
+        alone(office.standing([CAT], [DAN], a_vns=[empty], b_vns=[empty])),
+    ]
+    assert [await office.make(wish) for wish in wishes] == [
+        [VirtualNumberBusy(office.vn)],
+        [VirtualNumberBusy(empty)],
+    ]
+    with pytest.raises(Conflict) as conflict:
+        await office.update(coming, moved_to(coming, office.vn))
+    assert conflict.value.taken == VirtualNumberBusy(office.vn)
+    assert await office.everything() == before
+
+    becomes = staying.allocation._replace(
+        a=staying.allocation.a._replace(numbers=(ANN, CAT), pins=(Pin("3"),)),
+        b=staying.allocation.b._replace(numbers=()),
+    )
+    await office.update(staying, becomes)
+    assert (await office.found(staying)).allocation == becomes
+
+    await set_drained(False)
+    results = [result for wish in wishes for result in await office.make(wish)]
+    assert [type(result) for result in results] == [NumberTaken, Made]
+
+
+# ── numbers that cool ────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("product", Product)
+async def test_a_greenvn_is_refused_where_a_number_of_it_cools(office: Office, product: Product) -> None:
+    leaving = office.standing([ANN], [BEN], cool_off_s=30)
+    leaving = greenvn(leaving) if product is Product.GREENVN else leaving
+    await office.make(leaving)
+    await office.release(leaving, now_us=LATER_US)
+    free_at_us = LATER_US + 30 * SECOND_US
+    before = await office.everything()
+    heir = greenvn(office.standing([CAT], [BEN]))
+    assert await office.make(heir, now_us=free_at_us - 1) == [NumberTaken(office.vn, BEN)]
+    assert await office.everything() == before
+
+    await office.make(
+        greenvn(office.standing([CAT], [BEN], a_vns=[office.other_vn], b_vns=[office.other_vn]))
+    )
+    other = await office.made([CAT], [BEN], now_us=free_at_us - 1)
+    await office.release(other, now_us=free_at_us - 1)
+    [made] = await office.make(heir, now_us=free_at_us)
+    assert isinstance(made, Made)
+
+
+async def test_an_ended_greenvn_cools_its_numbers_from_its_end_on(office: Office) -> None:
+    await office.make(greenvn(office.standing([ANN], [BEN], cool_off_s=30, expires_at_us=LATER_US)))
+    free_at_us = LATER_US + 30 * SECOND_US
+    heir = greenvn(office.standing([ANN], [CAT]))
+    assert await office.make(heir, now_us=free_at_us - 1) == [TryAgain()]
+    assert await office.make(heir, now_us=free_at_us - 1) == [NumberTaken(office.vn, ANN)]
+    [made] = await office.make(heir, now_us=free_at_us)
+    assert isinstance(made, Made)
+
+
+async def test_a_greenvn_takes_back_its_own_number_while_it_cools(office: Office) -> None:
+    standing = greenvn(office.standing([ANN], [BEN], cool_off_s=30))
+    other = greenvn(office.standing([DAN], [], b_pin="1"))
+    await office.make(standing)
+    await office.make(other)
+    with_cat = standing.allocation._replace(a=standing.allocation.a._replace(numbers=(CAT,)))
+    await office.update(standing, with_cat)
+    assert await office.make(greenvn(office.standing([ANN], [], b_pin="2"))) == [NumberTaken(office.vn, ANN)]
+    with pytest.raises(Conflict) as conflict:
+        await office.update(other, other.allocation._replace(b=other.allocation.b._replace(numbers=(ANN,))))
+    assert conflict.value.taken == NumberTaken(office.vn, ANN)
+
+    await office.update(standing, standing.allocation)
+    assert (await office.found(standing)).allocation == standing.allocation
+
+
+@pytest.mark.parametrize("how", ["requested", "expired"])
+async def test_two_of_one_number_are_released_together_and_it_cools_as_long_as_either(
+    office: Office, how: str
+) -> None:
+    expires_at_us = LATER_US if how == "expired" else NEVER_US
+    leaving = [
+        await office.made([ANN], [], a_pin=pin, b_pin=f"9{pin}", cool_off_s=s, expires_at_us=expires_at_us)
+        for pin, s in (("1", 20), ("2", 30), ("3", 10), ("4", 0))
+    ]
+    if how == "expired":
+        await office.sweep(LATER_US)
+    else:
+        results = await office.release(*leaving, now_us=LATER_US)
+        assert [type(result) for result in results] == [Released] * 4
+    free_at_us = LATER_US + 30 * SECOND_US
+    heir = greenvn(office.standing([ANN], [BEN]))
+    assert await office.make(heir, now_us=free_at_us - 1) == [NumberTaken(office.vn, ANN)]
+    [made] = await office.make(heir, now_us=free_at_us)
+    assert isinstance(made, Made)
+
+
+# ── several PINs a side ──────────────────────────────────────────────────────
+
+
+def with_pins(standing: Standing, a: str = "", b: str = "") -> Allocation:
+    """The standing's allocation with these PINs, in its sides' places for them."""
+    allocation = standing.allocation
+    a_pins, b_pins = (tuple(map(Pin, pins.split())) for pins in (a, b))
+    return allocation._replace(a=allocation.a._replace(pins=a_pins), b=allocation.b._replace(pins=b_pins))
+
+
+async def test_each_pin_of_a_side_is_claimed_and_nobody_elses(office: Office) -> None:
+    standing = greenvn(office.standing([ANN], [BEN]))
+    standing = replace(standing, allocation=with_pins(standing, "1 2", "3 04 5"))
+    await office.make(standing)
+    assert await office.pins() == dict.fromkeys(
+        ((office.vn, pin) for pin in ("1", "2", "3", "04", "5")), standing.allocation.id
+    )
+    assert (await office.found(standing)).allocation == standing.allocation
+    for pins in ("2 6", "6 04"):
+        loser = greenvn(office.standing([CAT], [DAN]))
+        loser = replace(loser, allocation=with_pins(loser, pins))
+        [taken] = set(pins.split()) - {"6"}
+        assert await office.make(loser) == [PinTaken(office.vn, Pin(taken))]
+    assert len(await office.pins()) == 5
+
+
+async def test_an_update_of_some_of_the_pins_keeps_the_others_in_their_new_order(office: Office) -> None:
+    standing = greenvn(office.standing([ANN], [BEN]))
+    standing = replace(standing, allocation=with_pins(standing, "1 2", "3 4"))
+    await office.make(standing)
+    becomes = with_pins(standing, "2 5", "4 3")
+    await office.update(standing, becomes)
+    assert {pin for _, pin in await office.pins()} == {"2", "3", "4", "5"}
+    assert (await office.found(standing)).allocation == becomes
+    await office.release(standing)
+    assert await office.pins() == {}
+
+
+@pytest.mark.parametrize(("pins", "stays"), [("2 1", True), ("1 2 5", False), ("2", False)])
+async def test_any_pin_of_a_side_makes_a_member_that_stays_while_all_of_them_do(
+    office: Office, pins: str, stays: bool
+) -> None:
+    standing = greenvn(office.standing([ANN], [BEN]))
+    standing = replace(standing, allocation=with_pins(standing, "1 2", "3"))
+    await office.make(standing)
+    entered = replace(standing, allocation=with_pins(standing, "2", "3"))
+    await office.enter(entered, Side.A, CAT)
+    assert [member.number for member in await office.members(standing)] == [CAT]
+
+    await office.update(standing, with_pins(standing, pins, "3"))
+    assert bool(await office.members(standing)) is stays
 
 
 # ── common PINs ──────────────────────────────────────────────────────────────
@@ -811,7 +1207,7 @@ async def test_a_common_pin_is_one_claim_on_the_vns_of_both_sides(office: Office
     )
     assert [tuple(row) for row in rows] == [(office.vn, "both"), (office.other_vn, "both")]
     becomes = standing.allocation._replace(
-        a=standing.allocation.a._replace(pin=Pin("2")), b=standing.allocation.b._replace(pin=Pin("2"))
+        a=standing.allocation.a._replace(pins=(Pin("2"),)), b=standing.allocation.b._replace(pins=(Pin("2"),))
     )
     await office.update(standing, becomes)
     assert set(await office.pins()) == {(office.vn, "2"), (office.other_vn, "2")}
@@ -885,7 +1281,7 @@ async def test_a_pin_that_was_changed_meanwhile_makes_no_member(office: Office) 
     """Whoever knew the old PIN got through; who is remembered must know the new one."""
     standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
     await office.update(
-        standing, standing.allocation._replace(a=standing.allocation.a._replace(pin=Pin("3")))
+        standing, standing.allocation._replace(a=standing.allocation.a._replace(pins=(Pin("3"),)))
     )
     recorded = await office.enter(standing, Side.A, CAT)
     assert recorded.progress.admission is not None
@@ -900,9 +1296,9 @@ async def test_a_changed_pin_ends_that_sides_memberships(office: Office, side: S
     told = len(await office.told())
     allocation = standing.allocation
     becomes = (
-        allocation._replace(a=allocation.a._replace(pin=Pin("3")))
+        allocation._replace(a=allocation.a._replace(pins=(Pin("3"),)))
         if side is Side.A
-        else allocation._replace(b=allocation.b._replace(pin=Pin("3")))
+        else allocation._replace(b=allocation.b._replace(pins=(Pin("3"),)))
     )
     await office.update(standing, becomes)
     gone = CAT if side is Side.A else DAN
@@ -919,7 +1315,7 @@ async def test_a_changed_common_pin_ends_all_memberships(office: Office) -> None
     await office.enter(standing, Side.A, CAT)
     await office.enter(standing, Side.B, DAN)
     becomes = standing.allocation._replace(
-        a=standing.allocation.a._replace(pin=Pin("2")), b=standing.allocation.b._replace(pin=Pin("2"))
+        a=standing.allocation.a._replace(pins=(Pin("2"),)), b=standing.allocation.b._replace(pins=(Pin("2"),))
     )
     await office.update(standing, becomes)
     assert await office.members(standing) == []
@@ -990,7 +1386,7 @@ async def test_a_join_and_an_update_of_one_allocation_take_turns(office: Office)
 
     async def list_cat(connection: Connection) -> None:
         was = await allocations.lock_for_update(
-            connection, office.cell, office.tenant.id, id_of(standing), NOW_US
+            connection, office.cell, office.tenant.id, name_of(standing), NOW_US
         )
         allocation = was.standing.allocation
         becomes = allocation._replace(b=allocation.b._replace(numbers=(BEN, CAT)))
@@ -1080,13 +1476,17 @@ async def test_old_answers_are_cleared_away(office: Office) -> None:
     assert await kept(office, NOW_US) is None
 
 
+def moved_to(standing: Standing, virtual_number: E164) -> Allocation:
+    """The standing's allocation, both sides on that VN."""
+    a, b = (standing.allocation.party(side)._replace(virtual_numbers=(virtual_number,)) for side in Side)
+    return standing.allocation._replace(a=a, b=b)
+
+
+def greenvn(standing: Standing) -> Standing:
+    """The same as a GreenVN, whose listed callers enter no PIN."""
+    a, b = (standing.allocation.party(side)._replace(listed_need_pin=False) for side in Side)
+    return replace(standing, allocation=standing.allocation._replace(product=Product.GREENVN, a=a, b=b))
+
+
 def ended(standing: Standing, at_us: int) -> Standing:
-    return Standing(
-        tenant_id=standing.tenant_id,
-        client_id=standing.client_id,
-        allocation=standing.allocation._replace(expires_at_us=at_us),
-        state=standing.state,
-        version=standing.version,
-        cool_off_s=standing.cool_off_s,
-        created_at_us=standing.created_at_us,
-    )
+    return replace(standing, allocation=standing.allocation._replace(expires_at_us=at_us))

@@ -111,7 +111,7 @@ def verification_failed() -> VerificationFailedFacts:
 
 
 def deallocated(transaction_id: str = "order") -> DeallocatedFacts:
-    party = Party((CALLER,), (VIRTUAL_NUMBER,), PIN, listed_need_pin=True)
+    party = Party((CALLER,), (VIRTUAL_NUMBER,), (PIN,), listed_need_pin=True)
     return DeallocatedFacts(
         transaction_id=transaction_id, allocation_id=ALLOCATION, usage=Usage.TWOWAY, a=party, b=party
     )

@@ -22,8 +22,8 @@ from cordboard.storage.feed import Position
 from cordboard.storage.provisioning import CredentialKind, HasLiveAllocations, NewVirtualNumber
 from cordboard.tables.board import BoardTables
 from tests.conftest import NewDatabase
+from tests.storage.boards import meaning_of
 from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office, Undone, opened_office
-from tests.tables.contents import contents_of
 
 PEOPLE = (ANN, BEN, CAT, DAN)
 PINS = ("1", "2", "01", "12")
@@ -222,7 +222,7 @@ class Life:
         if set(parties[0].numbers) & set(parties[1].numbers):
             return
         if not was.common_pin and was.a.pin is not None and self.dice.random() < 0.4:
-            parties[0] = parties[0]._replace(pin=Pin(self.dice.choice(PINS)))
+            parties[0] = parties[0]._replace(pins=(Pin(self.dice.choice(PINS)),))
             if parties[0].pin == was.b.pin:
                 return
         becomes = was._replace(a=parties[0], b=parties[1], usage=wish.usage)
@@ -279,10 +279,10 @@ async def test_a_snapshot_at_any_point_and_the_feed_after_it_equal_the_whole_fee
     try:
         for tables in boards:
             await catch_up(database, tables)
-        expected = contents_of(boards[0])
+        expected = meaning_of(boards[0])
         assert all(expected[name] for name in ("tenants", "virtual_numbers", "allocations", "routes", "pins"))
         for tables in boards[1:]:
-            assert contents_of(tables) == expected
+            assert meaning_of(tables) == expected
             assert {cell: at for cell, at in tables.positions_by_cell().items() if at[0]} == boards[
                 0
             ].positions_by_cell()
@@ -311,7 +311,7 @@ async def test_a_snapshot_taken_while_others_write_is_of_one_instant(
         for tables in boards:
             await catch_up(database, tables)
         for tables in boards[:-1]:
-            assert contents_of(tables) == contents_of(boards[-1])
+            assert meaning_of(tables) == meaning_of(boards[-1])
     finally:
         for tables in boards:
             tables.close()

@@ -6,12 +6,15 @@ import asyncio
 from dataclasses import replace
 
 from cordboard.clock import SECOND_US
+from cordboard.routing.allocate import Standing
+from cordboard.routing.changes import AllocationStands
 from cordboard.routing.model import Admission, LastEntry, Progress, Side
 from cordboard.routing.numbers import E164
 from cordboard.routing.progress import digest_of
 from cordboard.storage import outcomes
+from cordboard.storage.allocations import Made
 from cordboard.storage.outcomes import CallKey, Failure
-from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office, race
+from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office, alone, race
 
 
 async def failures(office: Office) -> int:
@@ -168,6 +171,82 @@ async def test_a_failure_of_a_listed_caller_is_told_too(office: Office) -> None:
     await office.record(office.wrong("sid", "9", ANN), office.wrong("sid", "1234567890", None))
     told = {(event["caller"], event["pin"]) for event in await office.events("verification_failed")}
     assert told == {(ANN, "9"), (None, "1234567890")}
+
+
+# ── allocations that lock themselves ─────────────────────────────────────────
+
+
+async def one_alone(office: Office) -> Standing:
+    standing = alone(office.standing([ANN], [BEN], a_pin="1", b_pin="2"))
+    [result] = await office.make(standing)
+    assert isinstance(result, Made)
+    return standing
+
+
+async def locks_told(office: Office, since: int) -> list[tuple[int, bool]]:
+    """(version, is it locked) of each allocation that the feed tells."""
+    changes = await office.told_since(since)
+    assert all(isinstance(change, AllocationStands) for change in changes)
+    return [
+        (change.version, change.allocation.is_locked)
+        for change in changes
+        if isinstance(change, AllocationStands)
+    ]
+
+
+async def test_wrong_pins_of_its_own_people_lock_it_and_a_right_one_resets_the_count(office: Office) -> None:
+    standing = await one_alone(office)
+    told = len(await office.told())
+    entered = ("7", "8", "8", "9")
+    recorded = [(await office.record(office.wrong("sid", digits, against=standing)))[0] for digits in entered]
+    found = await office.found(standing)
+    assert (found.pin_failures, found.allocation.is_locked) == (3, True)
+    # The second "8" is the same entry.
+    assert [one.position is not None for one in recorded] == [True, True, False, True]
+    assert await locks_told(office, told) == [(2, False), (3, False), (4, True)]
+
+    right = office.right("other", standing, Side.A, is_stranger=False, resets_lock=True)
+    for _ in range(2):
+        await office.record(right)
+    found = await office.found(standing)
+    assert (found.pin_failures, found.allocation.is_locked) == (0, False)
+    # There was nothing to reset the second time.
+    assert await locks_told(office, told) == [(2, False), (3, False), (4, True), (5, False)]
+    assert found.allocation == standing.allocation
+
+
+async def test_what_one_batch_counts_is_told_once(office: Office) -> None:
+    standing = await one_alone(office)
+    told = len(await office.told())
+    await office.record(*(office.wrong("sid", digits, against=standing) for digits in ("7", "8", "9", "7")))
+    assert (await office.found(standing)).pin_failures == 3
+    assert await locks_told(office, told) == [(2, True)]
+
+
+async def test_wrong_pins_in_many_calls_at_once_are_all_counted(office: Office) -> None:
+    standing = await one_alone(office)
+    told = len(await office.told())
+    wrong = [office.wrong(f"sid-{n}", "9", against=standing) for n in range(8)]
+    await asyncio.gather(*map(office.record, wrong))
+    assert (await office.found(standing)).pin_failures == 8
+    assert await locks_told(office, told) == [(2 + n, n >= 2) for n in range(8)]
+
+
+async def test_what_is_nobodys_failure_or_of_no_lock_counts_nothing(office: Office) -> None:
+    standing = await one_alone(office)
+    shared = await office.made([CAT], [DAN], a_pin="1", a_vns=[office.other_vn], b_vns=[office.other_vn])
+    third = office.virtual_numbers[2:]
+    released = alone(office.standing([CAT], [DAN], b_pin="1", a_vns=third, b_vns=third))
+    await office.make(released)
+    await office.release(released)
+    told = len(await office.told())
+    for call_sid, against in (("one", None), ("two", shared), ("three", released)):
+        [recorded] = await office.record(office.wrong(call_sid, "9", against=against))
+        assert recorded.position is None
+    # A right PIN of somebody whose failures do not count is not of the lock either.
+    await office.record(office.right("four", standing, Side.A, is_stranger=False))
+    assert await locks_told(office, told) == []
+    assert [(await office.found(one)).pin_failures for one in (standing, shared, released)] == [0, 0, 0]
 
 
 # ── for the sliding windows ──────────────────────────────────────────────────

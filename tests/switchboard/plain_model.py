@@ -243,7 +243,7 @@ class PlainModel:
             parties[side] = Party(
                 numbers=_numbers_of(draft.party(side).numbers or ()),
                 virtual_numbers=virtual_numbers[side] or shared,
-                pin=pin,
+                pins=_one_or_none(pin),
                 listed_need_pin=flags.pin_enabled(side),
             )
         becomes = Allocation(
@@ -280,7 +280,7 @@ class PlainModel:
             parties[side] = Party(
                 numbers=numbers,
                 virtual_numbers=_numbers_of(asked.virtual_numbers or ()) or party.virtual_numbers,
-                pin=self._revised_pin(was, side, draft),
+                pins=_one_or_none(self._revised_pin(was, side, draft)),
                 listed_need_pin=party.listed_need_pin,
             )
         if set(parties[Side.A].numbers) & set(parties[Side.B].numbers):
@@ -384,8 +384,8 @@ class PlainModel:
         """`becomes` with the PINs that were drawn, each of its length and free everywhere."""
         drawn = {side: becomes.party(side).pin == DRAWN for side in Side}
         full = becomes._replace(
-            a=becomes.a._replace(pin=answered.a.pin) if drawn[Side.A] else becomes.a,
-            b=becomes.b._replace(pin=answered.b.pin) if drawn[Side.B] else becomes.b,
+            a=becomes.a._replace(pins=answered.a.pins) if drawn[Side.A] else becomes.a,
+            b=becomes.b._replace(pins=answered.b.pins) if drawn[Side.B] else becomes.b,
         )
         for side in Side:
             if drawn[side]:
@@ -405,6 +405,10 @@ class PlainModel:
     def _cool(self, key: tuple[E164, str], held: Held, at_us: int) -> None:
         if held.cool_off_s:
             self.cooling[key] = (held.id, at_us + held.cool_off_s * SECOND_US)
+
+
+def _one_or_none(pin: Pin | None) -> tuple[Pin, ...]:
+    return () if pin is None else (pin,)
 
 
 def _numbers_of(texts: Sequence[str]) -> tuple[E164, ...]:

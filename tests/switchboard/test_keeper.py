@@ -20,8 +20,8 @@ from cordboard.storage.feed import Position
 from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.tables.board import BoardTables
 from tests.conftest import NewDatabase
+from tests.storage.boards import meaning_of
 from tests.storage.office import ANN, BEN, CAT, DAN, GIVE_UP_S, NOW_US, Office, opened_office
-from tests.tables.contents import contents_of
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ async def assert_equals_database(database: Database, keeper: BoardKeeper, direct
 
     try:
         await database.read_snapshot(read)
-        assert contents_of(keeper.tables) == contents_of(fresh)
+        assert meaning_of(keeper.tables) == meaning_of(fresh)
     finally:
         fresh.close()
 

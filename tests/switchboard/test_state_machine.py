@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 
 from cordboard.clock import SECOND_US
 from cordboard.node import running_switchboard
-from cordboard.routing.allocate import Code, Draft, PartyDraft, Unacceptable
+from cordboard.routing.allocate import Code, Draft, Generation, PartyDraft, Unacceptable
 from cordboard.routing.model import (
     NEW_CALL,
     NOT_EXCEEDED,
@@ -44,6 +44,7 @@ from cordboard.routing.model import (
     Decision,
     NoEntry,
     Outcome,
+    Product,
     Progress,
     Reason,
     Refuse,
@@ -56,7 +57,7 @@ from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import Hop, after, entry_of, with_outcome
 from cordboard.settings import Settings
 from cordboard.storage import allocations, feed, provisioning
-from cordboard.storage.allocations import AlreadyReleased, NotFound
+from cordboard.storage.allocations import AllocationName, AlreadyReleased, NotFound
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.embedded import EmbeddedPostgres
 from cordboard.storage.feed import Position
@@ -65,10 +66,11 @@ from cordboard.switchboard.allocating import Changed
 from cordboard.switchboard.answering import Caller, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
+from cordboard.switchboard.wishes import GreenPinRevision, GreenPinWish
 from cordboard.tables.board import BoardTables
 from tests.routing.naive_model import naive_decision
+from tests.storage.boards import meaning_of
 from tests.switchboard.plain_model import FOREIGN, NONSENSE, Flags, Held, PlainModel
-from tests.tables.contents import contents_of
 
 SOAK: Final = int(os.environ.get("CORDBOARD_SOAK", "1"))
 STORIES: Final = 60 * SOAK
@@ -90,6 +92,10 @@ SIDS: Final = ("sid-1", "sid-2", "sid-3")
 NOBODY: Final = "nobody"
 
 Result = TypeVar("Result")
+
+
+def name_of(id: AllocationId) -> AllocationName:
+    return AllocationName(UUID(bytes=id), Product.GREENPIN, Generation.FIRST)
 
 
 class HandMovedClock:
@@ -324,22 +330,22 @@ class Story(RuleBasedStateMachine):
 
     @rule()
     def ask_for_what_is_not_ours(self) -> None:
-        async def ask(tenant: TenantView, id: UUID) -> None:
+        async def ask(tenant: TenantView, name: AllocationName) -> None:
             allocating = self.stage.switchboard.allocating
             for work in (
-                allocating.update(tenant, id, Draft()),
-                allocating.release(tenant, id),
-                allocating.find(tenant, id),
-                allocating.members(tenant, id),
+                allocating.update(tenant, name, GreenPinRevision(Draft())),
+                allocating.release(tenant, name),
+                allocating.find(tenant, name),
+                allocating.members(tenant, name),
             ):
                 with pytest.raises(NotFound):
                     await work
 
-        self._run(ask(self._tenant(), uuid4()))
+        self._run(ask(self._tenant(), name_of(AllocationId(uuid4().bytes))))
         other = self.stage.switchboard.tenants.get(f"other-{self.tenant_id}")
         assert other is not None
         for held in self.model.held[:1]:
-            self._run(ask(other, UUID(bytes=held.id)))
+            self._run(ask(other, name_of(held.id)))
 
     @rule(flags=_flags)
     def change_settings(self, flags: Flags) -> None:
@@ -562,12 +568,12 @@ class Story(RuleBasedStateMachine):
         await self._compare_boards()
         tenant = self._tenant()
         for held in self.model.held:
-            id = UUID(bytes=held.id)
-            standing = await self.stage.switchboard.allocating.find(tenant, id)
+            name = name_of(held.id)
+            standing = await self.stage.switchboard.allocating.find(tenant, name)
             assert standing.allocation == held.allocation
             assert (standing.state.value == "vault") is held.is_gone
             if not held.is_gone:
-                members = await self.stage.switchboard.allocating.members(tenant, id)
+                members = await self.stage.switchboard.allocating.members(tenant, name)
                 assert {(member.number, member.side, member.joined_at_us) for member in members} == {
                     member[:3] for member in held.members
                 }
@@ -607,7 +613,7 @@ class Story(RuleBasedStateMachine):
             await self.stage.database.read_snapshot(read)
             for cell, (n, _) in fresh.positions_by_cell().items():
                 assert await self.stage.switchboard.keeper.wait_for(Position(cell, n), GIVE_UP_S)
-            assert contents_of(fresh) == contents_of(self.stage.switchboard.keeper.tables)
+            assert meaning_of(fresh) == meaning_of(self.stage.switchboard.keeper.tables)
         finally:
             fresh.close()
 
@@ -650,7 +656,7 @@ class Story(RuleBasedStateMachine):
     async def _create(self, client_id: str, draft: Draft) -> tuple[Changed | None, Code | None]:
         try:
             changed = await self.stage.switchboard.allocating.create(
-                self._tenant(), client_id, draft, None, lambda _: b""
+                self._tenant(), GreenPinWish(client_id, draft), None, lambda _: b""
             )
         except Unacceptable as refused:
             return None, refused.fault.code
@@ -658,9 +664,9 @@ class Story(RuleBasedStateMachine):
         return changed, None
 
     async def _update(self, held: Held, draft: Draft) -> tuple[Changed | None, Code | None]:
-        allocating = self.stage.switchboard.allocating
+        allocating, revision = self.stage.switchboard.allocating, GreenPinRevision(draft)
         try:
-            return await allocating.update(self._tenant(), UUID(bytes=held.id), draft), None
+            return await allocating.update(self._tenant(), name_of(held.id), revision), None
         except AlreadyReleased:
             return None, Code.DELETED
         except Unacceptable as refused:
@@ -669,7 +675,7 @@ class Story(RuleBasedStateMachine):
     async def _release(self, held: Held, times: int) -> list[Code | None]:
         async def once() -> Code | None:
             try:
-                await self.stage.switchboard.allocating.release(self._tenant(), UUID(bytes=held.id))
+                await self.stage.switchboard.allocating.release(self._tenant(), name_of(held.id))
             except AlreadyReleased:
                 return Code.DELETED
             return None

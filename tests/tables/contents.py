@@ -7,6 +7,11 @@ from cordboard.tables.board import BoardTables
 TABLES = (
     "tenants",
     "virtual_numbers",
+    "serials",
+    "lines",
+    "line_states",
+    "open_numbers",
+    "ids",
     "allocations",
     "routes",
     "pins",

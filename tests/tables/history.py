@@ -76,7 +76,7 @@ def _allocation(dice: Random, id: AllocationId, n: int) -> Allocation:
         Party(
             numbers=tuple(numbers[side * 2 : side * 2 + dice.randint(0, 2)]),
             virtual_numbers=tuple(dice.sample(VNS, dice.randint(1, 3))),
-            pin=dice.choice([Pin(f"{n}{side}"), None]),
+            pins=dice.choice([(Pin(f"{n}{side}"),), (Pin(f"{n}{side}"), Pin(f"9{n}{side}")), ()]),
             listed_need_pin=True,
         )
         for side in Side

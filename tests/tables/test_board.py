@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from cordboard.routing.changes import (
 )
 from cordboard.routing.model import AllocationId, Side
 from cordboard.routing.numbers import E164, Pin
-from cordboard.tables.board import BoardTables, FeedGap
+from cordboard.tables import records
+from cordboard.tables.board import BoardReader, BoardTables, FeedGap
 from tests.routing.naive_model import (
     EXPIRIES_US,
     NUMBERS,
@@ -39,6 +40,9 @@ from tests.routing.naive_model import (
     World,
     allocation_id,
     breaks_a_rule,
+    has_route,
+    pins,
+    vns,
     worlds,
 )
 from tests.tables.contents import contents_of
@@ -105,31 +109,80 @@ def assert_agrees(tables: BoardTables, tenant_no: int, world: World) -> None:
     plain = ListBoard(world)
     ids = [allocation_id(n) for n in range(9)]
     expiries = {row.allocation.id: row.allocation.expires_at_us for row in world.rows}
+
+    def named(rows: Iterable[Any]) -> list[Any]:
+        """Rows of the board with ids in the place of its own refs."""
+        return [row._replace(ref=found.id) for row in rows if (found := board.allocation(row.ref))]
+
     with tables.reader(CELL_OF_WORLDS, tenant_no) as board:
         for virtual_number in (*VNS, OUTSIDER):
             assert board.has_virtual_number(virtual_number) == plain.has_virtual_number(virtual_number)
             assert board.is_provisioned(virtual_number) == (virtual_number in world.pool)
             for caller in (*NUMBERS, OUTSIDER):
-                assert sorted(board.routes(virtual_number, caller)) == sorted(
+                assert sorted(named(board.routes(virtual_number, caller))) == sorted(
                     plain.routes(virtual_number, caller)
                 )
             for pin in (*PINS, Pin("9")):
-                assert set(board.pin_holders(virtual_number, pin)) == set(
+                assert set(named(board.pin_holders(virtual_number, pin))) == set(
                     plain.pin_holders(virtual_number, pin)
                 )
             for now_us in (0, *EXPIRIES_US[:-1], max(EXPIRIES_US) - 1):
-                usable = list(board.usable_pins(virtual_number, now_us))
+                usable = named(board.usable_pins(virtual_number, now_us))
                 assert set(usable) == set(plain.usable_pins(virtual_number, now_us))
                 assert len(usable) == len(set(usable))
-                order = [(-one.length, expiries[one.allocation_id]) for one in usable]
+                order = [(-one.length, expiries[one.ref]) for one in usable]
                 assert order == sorted(order)
         for id in ids:
-            found = plain.allocation(id)
-            assert read(board.allocation(id)) == read(found)
+            stored, found = board.allocation_by_id(id), plain.allocation_by_id(id)
+            assert read(stored) == read(found)
+            if stored is None or found is None:
+                continue
             for number in (*NUMBERS, OUTSIDER):
-                assert board.member_side(id, number) == plain.member_side(id, number)
+                assert board.member_side(stored, number) == plain.member_side(found, number)
             for side in Side:
-                assert board.members(id, side) == plain.members(id, side)
+                assert board.members(stored, side) == plain.members(found, side)
+        assert_pool_agrees(board, world)
+
+
+def assert_pool_agrees(board: BoardReader, world: World) -> None:
+    """What choosing a VN looks up, against a walk over all allocations."""
+    for virtual_number in VNS:
+        standing = [row.allocation for row in world.rows if virtual_number in _vns_of(row)]
+        state = board.virtual_number(virtual_number)
+        assert (state is not None) == (virtual_number in world.pool)
+        if state is not None:
+            alone = sum(allocation.is_exclusive for allocation in standing)
+            assert (state.load, state.exclusive) == (len(standing), alone)
+            assert state.callers == sum(
+                any(has_route(row, side, virtual_number, number) for row, side in _sides(world))
+                for number in NUMBERS
+            )
+            taken = {
+                pin
+                for row, side in _sides(world)
+                if virtual_number in vns(row, side)
+                for pin in pins(row, side)
+            }
+            assert state.pins == tuple(sum(len(pin) == length for pin in taken) for length in range(1, 10))
+    open_now = {state.number: state.load for state in board.pool() if state.is_open}
+    listed = [(number, load) for kind in board.open_kinds() for load, _, number in board.open_numbers(kind)]
+    assert dict(listed) == open_now
+    assert [load for _, load in listed] == sorted(open_now.values())
+    lines = {board.line(virtual_number): virtual_number for virtual_number in VNS}
+    for number in NUMBERS:
+        occupied = {vn for vn in VNS if any(has_route(row, side, vn, number) for row, side in _sides(world))}
+        assert {lines[line] for line in board.occupied_by(number) if line in lines} == occupied
+    for pin in PINS:
+        held = {vn for row, side in _sides(world) if pin in pins(row, side) for vn in vns(row, side)}
+        assert {lines[line] for line in board.holding(pin) if line in lines} == held
+
+
+def _sides(world: World) -> list[tuple[Row, Side]]:
+    return [(row, side) for row in world.rows for side in Side]
+
+
+def _vns_of(row: Row) -> tuple[E164, ...]:
+    return (*row.allocation.a.virtual_numbers, *row.allocation.b.virtual_numbers)
 
 
 few = settings(
@@ -165,8 +218,8 @@ def test_after_updates_joins_and_releases_it_says_what_stands_now(
     for row in world.rows:
         if row.allocation.id in stays:
             bare = row.allocation._replace(
-                a=row.allocation.a._replace(numbers=(), pin=None),
-                b=row.allocation.b._replace(numbers=(), pin=None),
+                a=row.allocation.a._replace(numbers=(), pins=()),
+                b=row.allocation.b._replace(numbers=(), pins=()),
             )
             changes.append(AllocationStands(tenant_no, 2, bare._replace(common_pin=False)))
     for change in changes_of(tenant_no, becomes):
@@ -199,11 +252,20 @@ def test_what_was_released_leaves_nothing_behind(
     try:
         rows = history(seed, length)
         tables.apply(rows)
-        with tables.env.begin() as txn, txn.cursor(db=tables.allocations) as cursor:
+        with tables.env.begin() as txn, txn.cursor(db=tables.ids) as cursor:
             ids = [AllocationId(bytes(key[-16:])) for key in cursor.iternext(values=False)]
         tables.load(CELL, [AllocationReleased(TENANT_NO, 10**6, id) for id in ids])
         contents = contents_of(tables)
-        assert {name for name, held in contents.items() if held} == {"tenants", "virtual_numbers"}
+        assert {name for name, held in contents.items() if held} == {
+            "tenants",
+            "virtual_numbers",
+            "lines",
+            "line_states",
+            "open_numbers",
+            "serials",
+        }
+        left = [records.vn_state_of(state) for _, state in contents["line_states"]]
+        assert {(state.load, state.callers, sum(state.pins)) for state in left} == {(0, 0, 0)}
     finally:
         tables.close()
 
@@ -218,7 +280,7 @@ def test_an_older_version_changes_nothing(tables: BoardTables) -> None:
 
 
 def test_a_number_that_leaves_the_pool_is_nobodys(tables: BoardTables) -> None:
-    tables.load(CELL, [VirtualNumberStands(1, VNS[0]), VirtualNumberGone(VNS[0])])
+    tables.load(CELL, [VirtualNumberStands(1, VNS[0]), VirtualNumberGone(1, VNS[0])])
     with tables.reader(CELL, 1) as board:
         assert not board.has_virtual_number(VNS[0])
         assert not board.is_provisioned(VNS[0])
@@ -263,9 +325,9 @@ def test_a_reader_sees_one_instant(tables: BoardTables) -> None:
     tables.apply(rows[:30])
     with tables.reader(CELL, TENANT_NO) as board:
         ids = [AllocationId(n.to_bytes(16, "big")) for n in range(61)]
-        before = [read(board.allocation(id)) for id in ids]
+        before = [read(board.allocation_by_id(id)) for id in ids]
         tables.apply(rows[30:])
-        assert [read(board.allocation(id)) for id in ids] == before
+        assert [read(board.allocation_by_id(id)) for id in ids] == before
 
 
 @pytest.mark.parametrize("rows_before", [20, 400, 1500])

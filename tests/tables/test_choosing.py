@@ -6,6 +6,7 @@ Two tenants of one cell, few VNs, people and PINs: what one has must not be the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from itertools import count
 from typing import NamedTuple
 from uuid import UUID
@@ -188,7 +189,7 @@ def test_the_board_says_what_lists_say(
 
 def places_by_number(board: BoardReader, own: dict[E164, Line]) -> dict[tuple[object, bool], set[E164]]:
     """The tenant's own VNs where a number or PIN stands, at all and for allocations that are live."""
-    found: dict[tuple[object, bool], set[bytes]] = {}
+    found: dict[tuple[object, bool], AbstractSet[bytes]] = {}
     for number in PEOPLE:
         found[number, False], found[number, True] = (
             board.occupied_by(number),

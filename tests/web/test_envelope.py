@@ -52,6 +52,7 @@ def test_the_codes_have_the_statuses_of_the_table() -> None:
     assert {code.value: status for code, status in STATUS_OF.items()} == {
         0: 500,
         1: 404,
+        2: 400,
         3: 400,
         4: 452,
         5: 400,
@@ -60,11 +61,14 @@ def test_the_codes_have_the_statuses_of_the_table() -> None:
         9: 400,
         13: 409,
         14: 409,
+        15: 403,
         16: 400,
         17: 413,
         18: 409,
         19: 409,
         22: 410,
+        23: 400,
+        50: 422,
     }
     assert set(STATUS_OF) == set(Code)
     assert set(PRECEDENCE) <= set(Code)

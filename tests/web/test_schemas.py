@@ -62,6 +62,9 @@ class OneLine:
     def has_virtual_number(self, virtual_number: E164) -> bool:
         return virtual_number == E164("+918000000010")
 
+    def is_drained(self, virtual_number: E164) -> bool:  # noqa: ARG002
+        return False
+
     def is_provisioned(self, number: E164) -> bool:
         return self.has_virtual_number(number)
 

@@ -133,14 +133,16 @@ def verification_failed(
 
 
 def deallocated(
-    transaction_id: str = "order-id", a_pin: Pin | None = PIN, b_pin: Pin | None = OTHER_PIN
+    transaction_id: str = "order-id",
+    a_pins: tuple[Pin, ...] = (PIN,),
+    b_pins: tuple[Pin, ...] = (OTHER_PIN,),
 ) -> DeallocatedFacts:
     return DeallocatedFacts(
         transaction_id=transaction_id,
         allocation_id=AllocationId(ALLOCATION.bytes),
         usage=Usage.TWOWAY,
-        a=Party((CALLER,), (VIRTUAL_NUMBER, OTHER_VIRTUAL_NUMBER), a_pin, listed_need_pin=True),
-        b=Party((CALLED,), (OTHER_VIRTUAL_NUMBER,), b_pin, listed_need_pin=True),
+        a=Party((CALLER,), (VIRTUAL_NUMBER, OTHER_VIRTUAL_NUMBER), a_pins, listed_need_pin=True),
+        b=Party((CALLED,), (OTHER_VIRTUAL_NUMBER,), b_pins, listed_need_pin=True),
     )
 
 

@@ -122,7 +122,7 @@ def test_a_released_allocation_is_in_the_vault() -> None:
 
 
 def test_a_side_without_pin_has_an_empty_list() -> None:
-    body = body_of(Product.GREENPIN, deallocated(a_pin=None, b_pin=None))
+    body = body_of(Product.GREENPIN, deallocated(a_pins=(), b_pins=()))
     assert body["aparty_pins"] == body["bparty_pins"] == []
 
 

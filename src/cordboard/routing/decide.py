@@ -227,7 +227,7 @@ def _try_pin(
                 is_stranger = not _is_on(side, call.caller, held, board)
                 right = RightPin(entry.digest, Admission(held.id, side), is_stranger, held.is_exclusive)
                 return _connect(held, side, virtual_number, call.caller, board, Matched.PIN, right)
-            is_forbidden_match |= _belongs(side, virtual_number, call.caller, held, board)
+            is_forbidden_match |= belongs(side, virtual_number, call.caller, held, board)
     if is_forbidden_match:
         return Refuse(Reason.DIRECTION)
     return _wrong(call, entry, virtual_number, board, now_us)
@@ -243,10 +243,10 @@ def _sides_to_join(allocation: AllocationOnBoard) -> tuple[Side, Side]:
 def _may_join(
     side: Side, virtual_number: E164, caller: E164 | None, allocation: AllocationOnBoard, board: Board
 ) -> bool:
-    return allocation.permits(side) and _belongs(side, virtual_number, caller, allocation, board)
+    return allocation.permits(side) and belongs(side, virtual_number, caller, allocation, board)
 
 
-def _belongs(
+def belongs(
     side: Side, virtual_number: E164, caller: E164 | None, allocation: AllocationOnBoard, board: Board
 ) -> bool:
     """Whether somebody who dials this VN can be of that side: never one of the opposite side."""

@@ -440,7 +440,7 @@ class BoardPool:
     def surely_holding(self, pin: Pin) -> AbstractSet[bytes]:
         return self._board.held_at(pin, self._now_us)
 
-    def _with_picks(self, lines: set[bytes], what: E164 | Pin) -> set[bytes]:
+    def _with_picks(self, lines: set[Line], what: E164 | Pin) -> set[Line]:
         picked = map(self._board.line, self._picks.of(self._tenant_id, what))
         lines.update(line for line in picked if line is not None)
         return lines

@@ -6,10 +6,12 @@ the rows, so that what is read and how far it has come can never disagree (archi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from operator import add
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final, assert_never, cast
 
 import lmdb
 
@@ -38,7 +40,7 @@ from cordboard.routing.model import (
     Side,
     UsablePin,
 )
-from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.numbers import E164, PIN_DIGITS_MAX, Pin
 from cordboard.routing.pins import pins_on
 from cordboard.tables import records
 from cordboard.tables.records import LINE_OF_KEY, Line, StoredAllocation, VirtualNumberState, route_of
@@ -173,7 +175,7 @@ class BoardReader:
     # An agent may have a thousand routes and a PIN be taken on a thousand lines, so these three loops leave
     # the stepping to lmdb and call nothing else: a choice took three times as long otherwise.
 
-    def occupied_by(self, number: E164) -> set[bytes]:
+    def occupied_by(self, number: E164) -> set[Line]:
         """The lines on which a number has a route, other tenants' of the cell among them."""
         prefix = records.caller_prefix(self._cell, number)
         end = prefix + _AFTER_LINES
@@ -184,9 +186,9 @@ class BoardReader:
                     if key > end:
                         break
                     found.add(key[LINE_OF_KEY])
-        return found
+        return cast("set[Line]", found)
 
-    def holding(self, pin: Pin) -> set[bytes]:
+    def holding(self, pin: Pin) -> set[Line]:
         """The lines on which a PIN is taken, other tenants' of the cell among them."""
         prefix = records.pin_prefix(self._cell, pin)
         end = prefix + _AFTER_LINES
@@ -197,12 +199,12 @@ class BoardReader:
                     if key > end:
                         break
                     found.add(key[LINE_OF_KEY])
-        return found
+        return cast("set[Line]", found)
 
-    def occupied_at(self, number: E164, now_us: int) -> set[bytes]:
+    def occupied_at(self, number: E164, now_us: int) -> set[Line]:
         """As `occupied_by`, but only by allocations that are live then: each of them is looked at."""
         prefix = records.caller_prefix(self._cell, number)
-        found: set[bytes] = set()
+        found: set[Line] = set()
         with self._txn.cursor(db=self._tables.routes) as cursor:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
@@ -211,10 +213,10 @@ class BoardReader:
                 is_there = cursor.next()
         return found
 
-    def held_at(self, pin: Pin, now_us: int) -> set[bytes]:
+    def held_at(self, pin: Pin, now_us: int) -> set[Line]:
         """As `holding`, but only by allocations that are live then."""
         prefix = records.pin_prefix(self._cell, pin)
-        found: set[bytes] = set()
+        found: set[Line] = set()
         with self._txn.cursor(db=self._tables.pins) as cursor:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
@@ -408,18 +410,15 @@ class BoardTables:
     def _put_virtual_number(self, txn: lmdb.Transaction, cell: int, change: VirtualNumberStands) -> None:
         line = self._line(txn, cell, change.tenant_no, change.number)
         txn.put(records.number_key(change.number), line, db=self.virtual_numbers)
-        self._change_state(
-            txn,
-            cell,
-            line,
-            lambda state: state._replace(
-                in_pool=True,
-                region=change.region,
-                type=change.type,
-                is_reserved=change.is_reserved,
-                is_drained=change.is_drained,
-            ),
+        was = self._state(txn, line)
+        becomes = was._replace(
+            in_pool=True,
+            region=change.region,
+            type=change.type,
+            is_reserved=change.is_reserved,
+            is_drained=change.is_drained,
         )
+        self._set_state(txn, cell, line, was, becomes)
 
     def _take_from_pool(self, txn: lmdb.Transaction, cell: int, tenant_no: int, number: E164) -> None:
         line = self._line(txn, cell, tenant_no, number)
@@ -427,7 +426,8 @@ class BoardTables:
         # Another tenant, of another cell, may have it already: cells are told of in no order.
         if txn.get(key, db=self.virtual_numbers) == line:
             txn.delete(key, db=self.virtual_numbers)
-        self._change_state(txn, cell, line, lambda state: state._replace(in_pool=False))
+        was = self._state(txn, line)
+        self._set_state(txn, cell, line, was, was._replace(in_pool=False))
 
     def _line(self, txn: lmdb.Transaction, cell: int, tenant_no: int, virtual_number: E164) -> Line:
         key = records.line_key(cell, tenant_no, virtual_number)
@@ -446,18 +446,20 @@ class BoardTables:
         txn.put(key, records.serial_record(serial), db=self.serials)
         return serial
 
-    def _change_state(
+    def _state(self, txn: lmdb.Transaction, line: Line) -> VirtualNumberState:
+        record = _get(txn, line, self.line_states)
+        assert record is not None, "a line has a state from its first day"
+        return records.vn_state_of(record)
+
+    def _set_state(
         self,
         txn: lmdb.Transaction,
         cell: int,
         line: Line,
-        change: Callable[[VirtualNumberState], VirtualNumberState],
+        was: VirtualNumberState,
+        becomes: VirtualNumberState,
     ) -> None:
         """Change what is known of a VN, and its place among those that may be picked."""
-        record = _get(txn, line, self.line_states)
-        assert record is not None, "a line has a state from its first day"
-        was = records.vn_state_of(record)
-        becomes = change(was)
         if becomes == was:
             return
         txn.put(line, records.vn_state_record(becomes), db=self.line_states)
@@ -467,17 +469,44 @@ class BoardTables:
             number = records.number_key(becomes.number)
             txn.put(records.open_key(cell, becomes, line), number, db=self.open_numbers)
 
+    def _count_caller(self, txn: lmdb.Transaction, cell: int, line: Line, by: int) -> None:
+        was = self._state(txn, line)
+        self._set_state(txn, cell, line, was, was._replace(callers=was.callers + by))
+
     def _count_on_lines(
-        self, txn: lmdb.Transaction, cell: int, lines: Mapping[E164, Line], allocation: Allocation, by: int
+        self,
+        txn: lmdb.Transaction,
+        cell: int,
+        lines: Mapping[E164, Line],
+        allocation: Allocation,
+        callers: Mapping[Line, int],
+        by: int,
     ) -> None:
+        """Count an allocation on its lines, with its PINs and the callers who came or went with it."""
         exclusive = by if allocation.is_exclusive else 0
-        for line in lines.values():
-            self._change_state(
-                txn,
-                cell,
-                line,
-                lambda state: state._replace(load=state.load + by, exclusive=state.exclusive + exclusive),
+        pins = {line: [0] * PIN_DIGITS_MAX for line in lines.values()}
+        for virtual_number, pin, _ in pins_on(allocation):
+            pins[lines[virtual_number]][len(pin) - 1] += by
+        for line, lengths in pins.items():
+            was = self._state(txn, line)
+            becomes = was._replace(
+                load=was.load + by,
+                exclusive=was.exclusive + exclusive,
+                callers=was.callers + callers.get(line, 0),
+                pins=tuple(map(add, was.pins, lengths)),
             )
+            self._set_state(txn, cell, line, was, becomes)
+
+    def _put_route(self, txn: lmdb.Transaction, caller: bytes, route: bytes) -> int:
+        """How many callers the line has more for it: 1 if it is the caller's first route there."""
+        is_first = _get(txn, caller, self.routes) is None
+        txn.put(caller, route, db=self.routes)
+        return int(is_first)
+
+    def _delete_route(self, txn: lmdb.Transaction, caller: bytes, route: bytes) -> int:
+        """How many callers the line has less for it."""
+        was_there = txn.delete(caller, route, db=self.routes)
+        return int(was_there and _get(txn, caller, self.routes) is None)
 
     # ── allocations ──────────────────────────────────────────────────────────
 
@@ -499,9 +528,10 @@ class BoardTables:
             allocation = allocation._replace(has_members=was.has_members)
         txn.put(ref, records.allocation_record(allocation, change.version), db=self.allocations)
         lines = self._lines_of(txn, cell, change.tenant_no, allocation)
-        self._count_on_lines(txn, cell, lines, allocation, 1)
+        callers: Counter[Line] = Counter()
         for caller, route in _listed_routes(cell, ref, lines, allocation):
-            txn.put(caller, route, db=self.routes)
+            callers[records.line_of_caller_key(caller)] += self._put_route(txn, caller, route)
+        self._count_on_lines(txn, cell, lines, allocation, callers, 1)
         for virtual_number, pin, holder in pins_on(allocation):
             key = records.pin_key(cell, pin, lines[virtual_number])
             txn.put(key, records.pin_holder_record(ref, holder), db=self.pins)
@@ -517,9 +547,10 @@ class BoardTables:
         allocation: Allocation,
     ) -> None:
         lines = self._lines_of(txn, cell, tenant_no, allocation)
-        self._count_on_lines(txn, cell, lines, allocation, -1)
+        callers: Counter[Line] = Counter()
         for caller, route in _listed_routes(cell, ref, lines, allocation):
-            txn.delete(caller, route, db=self.routes)
+            callers[records.line_of_caller_key(caller)] -= self._delete_route(txn, caller, route)
+        self._count_on_lines(txn, cell, lines, allocation, callers, -1)
         for virtual_number, pin, _ in pins_on(allocation):
             txn.delete(records.pin_key(cell, pin, lines[virtual_number]), db=self.pins)
         for usable in _usable_pin_keys(ref, lines, allocation):
@@ -572,7 +603,8 @@ class BoardTables:
         route = records.route_record(ref, change.side, needs_pin=change.needs_pin, is_member=True)
         for virtual_number in change.virtual_numbers:
             line = self._line(txn, cell, tenant_no, virtual_number)
-            txn.put(records.caller_key(cell, number, line), route, db=self.routes)
+            come = self._put_route(txn, records.caller_key(cell, number, line), route)
+            self._count_caller(txn, cell, line, come)
         self._note_members(txn, ref)
 
     def _drop_member(
@@ -596,7 +628,8 @@ class BoardTables:
         route = records.route_record(ref, side, needs_pin=needs_pin, is_member=True)
         for virtual_number in virtual_numbers:
             line = self._line(txn, cell, tenant_no, virtual_number)
-            txn.delete(records.caller_key(cell, number, line), route, db=self.routes)
+            gone = self._delete_route(txn, records.caller_key(cell, number, line), route)
+            self._count_caller(txn, cell, line, -gone)
 
     def _note_members(self, txn: lmdb.Transaction, ref: AllocationRef) -> None:
         """Keep the record's `has_members` true to the members."""

@@ -118,7 +118,7 @@ def id_key(cell: int, tenant_no: int, allocation_id: AllocationId) -> bytes:
 
 
 class VirtualNumberState(NamedTuple):
-    """A VN of a tenant, as far as choosing one needs it."""
+    """A VN of a tenant: what choosing one needs, and how much room it has left."""
 
     number: E164
     tenant_no: int
@@ -132,6 +132,9 @@ class VirtualNumberState(NamedTuple):
     # Allocations that stand on it, and those of them that bear no other.
     load: int = 0
     exclusive: int = 0
+    # Numbers that have a route on it, and PINs that are taken, by length - 1.
+    callers: int = 0
+    pins: tuple[int, ...] = (0,) * PIN_DIGITS_MAX
 
     @property
     def is_open(self) -> bool:
@@ -139,7 +142,7 @@ class VirtualNumberState(NamedTuple):
         return self.in_pool and not (self.is_reserved or self.is_drained or self.exclusive)
 
 
-_VN_STATE = Struct(">QIBBBIH")
+_VN_STATE = Struct(f">QIBBBIHI{PIN_DIGITS_MAX}I")
 _IN_POOL, _RESERVED, _DRAINED = 1, 2, 4
 _REGIONS: Final = (None, *REGIONS)
 _TYPES: Final = (None, "mobile", "landline")
@@ -150,11 +153,21 @@ _TYPE_BYTE: Final = {type: bytes((place,)) for place, type in enumerate(_TYPES)}
 def vn_state_record(state: VirtualNumberState) -> bytes:
     flags = _IN_POOL * state.in_pool | _RESERVED * state.is_reserved | _DRAINED * state.is_drained
     region, type = _REGION_BYTE[state.region][0], _TYPE_BYTE[state.type][0]
-    return _VN_STATE.pack(state.number, state.tenant_no, flags, region, type, state.load, state.exclusive)
+    return _VN_STATE.pack(
+        state.number,
+        state.tenant_no,
+        flags,
+        region,
+        type,
+        state.load,
+        state.exclusive,
+        state.callers,
+        *state.pins,
+    )
 
 
 def vn_state_of(record: bytes) -> VirtualNumberState:
-    number, tenant_no, flags, region, type, load, exclusive = _VN_STATE.unpack(record)
+    number, tenant_no, flags, region, type, load, exclusive, callers, *pins = _VN_STATE.unpack(record)
     return VirtualNumberState(
         E164(number),
         tenant_no,
@@ -165,6 +178,8 @@ def vn_state_of(record: bytes) -> VirtualNumberState:
         _TYPES[type],
         load,
         exclusive,
+        callers,
+        tuple(pins),
     )
 
 

@@ -108,6 +108,14 @@ class Exotel:
 
     def passthru_at_once(self, tenant_id: str, raw_query: str) -> bytes | None:
         """The reply to a passthru that needs nothing but the board; None if `routes` must answer it."""
+        try:
+            return self._passthru_at_once(tenant_id, raw_query)
+        except Exception as error:
+            # Raised here it would end the connection; there, what fails again is refused and counted.
+            _log.exception("applet.fault", applet=_PASSTHRU.value, error=type(error).__name__)
+            return None
+
+    def _passthru_at_once(self, tenant_id: str, raw_query: str) -> bytes | None:
         started_s = time.perf_counter()
         if self._logs_hops:
             return None

@@ -9,6 +9,7 @@ Bad, with code 5: `"pin_length": 0` or `3.0` or `true`, `"pin": 123` (its zeros 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal, TypeVar
 from uuid import UUID
 
@@ -154,7 +155,9 @@ def parse_update(given: object) -> Draft:
     """The draft of an update, with its faults of form."""
     body, faults = read_as(GreenPinBody, given)
     draft = _draft(body, faults)
-    if draft == Draft(faults=faults) and all(fault.field == "transaction_id" for fault in faults):
+    # An update changes no tags, so one that has nothing else changes nothing.
+    says_nothing = replace(draft, tags=(None, None)) == Draft(faults=faults)
+    if says_nothing and all(fault.field == "transaction_id" for fault in faults):
         message = f"At least one of {_UPDATABLE} must be given."
         faults = (*faults, Fault(Code.MISSING, "a", message))
     if body.transaction_id is not None:

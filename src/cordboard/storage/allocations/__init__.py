@@ -7,7 +7,6 @@ from cordboard.storage.allocations.making import (
     Made,
     MakeResult,
     NewAllocation,
-    PoolChanged,
     TryAgain,
     cells_to_clear,
     clear_cell,
@@ -38,7 +37,14 @@ from cordboard.storage.allocations.releasing import (
     release_ended,
     tells_release,
 )
-from cordboard.storage.allocations.rows import ClientIdTaken, NumberTaken, PinTaken, Taken, VirtualNumberBusy
+from cordboard.storage.allocations.rows import (
+    ClientIdTaken,
+    NumberTaken,
+    PinTaken,
+    PoolChanged,
+    Taken,
+    VirtualNumberBusy,
+)
 from cordboard.storage.allocations.updating import (
     AlreadyReleased,
     Conflict,

@@ -23,6 +23,7 @@ from cordboard.storage.allocations.rows import (
     ClientIdTaken,
     NumberTaken,
     PinTaken,
+    PoolChanged,
     Taken,
     VirtualNumberBusy,
     add_routes,
@@ -82,10 +83,6 @@ class TryAgain(NamedTuple):
 
 
 MakeResult = Made | Taken | AnsweredBefore | TryAgain
-
-
-class PoolChanged(Exception):
-    """A VN that the board still had, or the tenant itself, is gone."""
 
 
 async def make(
@@ -170,6 +167,11 @@ async def _insert_rows(
     lost.update((item.id, ClientIdTaken()) for item in items if item.id not in inserted)
     items = [item for item in items if item.id in inserted]
     await insert_listed(connection, cell, [item.standing.allocation for item in items])
+    # First of all, because routes and PINs lock their VNs against whoever wants one alone.
+    standing_on = [use for item in items for use in uses(item.standing.allocation)]
+    for use in await add_uses(connection, cell, standing_on, now_us):
+        lost.setdefault(use.allocation_id, VirtualNumberBusy(use.virtual_number))
+    items = [item for item in items if item.id not in lost]
     for route in await add_routes(
         connection, cell, [route for item in items for route in listed_routes(item.standing.allocation)]
     ):
@@ -182,9 +184,6 @@ async def _insert_rows(
     ]
     for route in await cooling_routes(connection, cell, picked, now_us):
         lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
-    standing_on = [use for item in items if item.id not in lost for use in uses(item.standing.allocation)]
-    for use in await add_uses(connection, cell, standing_on, now_us):
-        lost.setdefault(use.allocation_id, VirtualNumberBusy(use.virtual_number))
     wanted = [claim for item in items if item.id not in lost for claim in claims(item.standing.allocation)]
     for claim in await claim_pins(connection, cell, wanted, now_us):
         lost.setdefault(claim.allocation_id, PinTaken(claim.virtual_number, claim.pin))
@@ -234,7 +233,7 @@ async def _take_back(connection: Connection, cell: int, ids: Sequence[UUID]) -> 
     """Undo what losers put in, so that they leave no trace in this transaction."""
     await connection.execute(_SQL["forget_answers"], cell, ids)
     await delete_routes(connection, cell, ids)
-    await delete_uses(connection, cell, ids, None)
+    await delete_uses(connection, cell, ids)
     await connection.execute(_SQL["delete_pins"], cell, ids)
     await connection.execute(_SQL["delete_parties"], cell, ids)
     await connection.execute(_SQL["delete_allocations"], cell, ids)

@@ -205,9 +205,9 @@ async def _release(
     found = await find(connection, cell, ids)
     cause = ReleaseCause.EXPIRED if ended_only else ReleaseCause.REQUESTED
     await connection.execute(_SQL["release"], cell, ids, cause.value, to_datetime(now_us))
-    await connection.execute(_SQL["cool_numbers"], cell, ids, to_datetime(now_us))
+    await connection.execute(_SQL["cool_numbers"], cell, ids)
     await delete_routes(connection, cell, ids)
-    await delete_uses(connection, cell, ids, now_us)
+    await delete_uses(connection, cell, ids)
     await connection.execute(_SQL["lock_pins"], cell, ids)
     await connection.execute(_SQL["cool_pins"], cell, ids)
     await connection.execute(_SQL["delete_pins"], cell, ids)

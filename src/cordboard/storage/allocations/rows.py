@@ -62,7 +62,7 @@ class PinTaken(NamedTuple):
 
 
 class VirtualNumberBusy(NamedTuple):
-    """The VN bears an allocation that wants it alone, or is wanted alone and bears others, or still cools."""
+    """It bears one that wants it alone, or is wanted alone and bears others; or it cools, or is drained."""
 
     virtual_number: E164
 
@@ -70,33 +70,42 @@ class VirtualNumberBusy(NamedTuple):
 Taken = ClientIdTaken | NumberTaken | PinTaken | VirtualNumberBusy
 
 
+class PoolChanged(Exception):
+    """A VN that the board still had, or the tenant itself, is gone."""
+
+
 async def add_uses(connection: Connection, cell: int, uses: Sequence[Use], now_us: int) -> list[Use]:
-    """Stand allocations on VNs; returns those uses for which the VN has no room."""
+    """Stand allocations on VNs; returns those uses for which the VN has no room. Raises PoolChanged."""
     if not uses:
         return []
     alone = sorted(use for use in uses if use.is_exclusive)
+    fitting = [use for use in uses if not use.is_exclusive]
     if alone:
         # Of two of one batch the first stands.
         first = {use.virtual_number: use for use in reversed(alone)}
         await connection.execute(_SQL["lock_virtual_numbers"], cell, sorted(first))
-        await connection.execute(
+        claimed = await connection.fetch(
             _SQL["claim_exclusive"],
             cell,
             list(first),
             [use.allocation_id for use in first.values()],
             to_datetime(now_us),
         )
-    rows = await connection.fetch(_SQL["insert_uses"], cell, *columns_of(uses, 3), to_datetime(now_us))
+        # The others are not even tried: they would wait for a release that waits for our lock.
+        fitting += [first[row["number"]] for row in claimed]
+    rows = await connection.fetch(_SQL["insert_uses"], cell, *columns_of(fitting, 3), to_datetime(now_us))
     standing = {(row["virtual_number"], row["allocation_id"]) for row in rows}
-    return [use for use in uses if (use.virtual_number, use.allocation_id) not in standing]
+    refused = [use for use in uses if (use.virtual_number, use.allocation_id) not in standing]
+    wanted = {use.virtual_number for use in refused}
+    if wanted and len(wanted) > await connection.fetchval(_SQL["count_virtual_numbers"], cell, list(wanted)):
+        raise PoolChanged
+    return refused
 
 
-async def delete_uses(
-    connection: Connection, cell: int, ids: Sequence[UUID], released_at_us: int | None
-) -> None:
-    """Without a time nothing cools: nobody was told that it stood there."""
+async def delete_uses(connection: Connection, cell: int, ids: Sequence[UUID]) -> None:
+    """Of released allocations, whose VNs may cool, or of losers: nobody was told that they stood there."""
     gone = await connection.fetch(_SQL["delete_uses"], cell, ids)
-    await _end_exclusive(connection, cell, gone, released_at_us)
+    await _end_exclusive(connection, cell, gone, None)
 
 
 async def delete_some_uses(
@@ -107,12 +116,12 @@ async def delete_some_uses(
 
 
 async def _end_exclusive(
-    connection: Connection, cell: int, gone: Sequence[asyncpg.Record], released_at_us: int | None
+    connection: Connection, cell: int, gone: Sequence[asyncpg.Record], left_at_us: int | None
 ) -> None:
     alone = [(row["virtual_number"], row["allocation_id"]) for row in gone if row["is_exclusive"]]
     if alone:
-        cooling_from = None if released_at_us is None else to_datetime(released_at_us)
-        await connection.execute(_SQL["end_exclusive"], cell, *columns_of(sorted(alone), 2), cooling_from)
+        left_at = None if left_at_us is None else to_datetime(left_at_us)
+        await connection.execute(_SQL["end_exclusive"], cell, *columns_of(sorted(alone), 2), left_at)
 
 
 def uses(allocation: Allocation) -> list[Use]:

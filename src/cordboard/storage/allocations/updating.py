@@ -18,12 +18,12 @@ from cordboard.routing.model import Allocation, Product, Side, State
 from cordboard.routing.numbers import E164
 from cordboard.storage import feed
 from cordboard.storage.allocations.joining import MemberRoutes, member_stands
-from cordboard.storage.allocations.making import PoolChanged
 from cordboard.storage.allocations.reading import AllocationName, Found, find
 from cordboard.storage.allocations.releasing import take_pins, take_routes, take_uses
 from cordboard.storage.allocations.rows import (
     NumberTaken,
     PinTaken,
+    PoolChanged,
     Route,
     Taken,
     VirtualNumberBusy,
