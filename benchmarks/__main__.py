@@ -11,6 +11,7 @@ from typing import Final
 
 import uvloop
 
+from benchmarks.choose import choices
 from benchmarks.cores import Cores
 from benchmarks.creates import creates
 from benchmarks.decide import decide
@@ -19,7 +20,7 @@ from benchmarks.passthru import passthru
 from benchmarks.report import Figure, machine, print_report, write_json
 from benchmarks.verify import verify
 
-PARTS: Final = ("decide", "passthru", "verify", "creates")
+PARTS: Final = ("decide", "choose", "passthru", "verify", "creates")
 
 
 def main() -> None:
@@ -47,7 +48,9 @@ async def _run(parts: tuple[str, ...] | list[str], cores: Cores, *, quick: bool)
     figures: list[Figure] = []
     if "decide" in parts:
         figures += decide(10_000 if quick else 100_000)
-    if set(parts) - {"decide"}:
+    if "choose" in parts:
+        figures += choices(50_000, 2_000) if quick else choices(1_000_000, 10_000)
+    if set(parts) - {"decide", "choose"}:
         figures += [figure async for figure in _over_http(parts, cores, quick=quick)]
     return figures
 

@@ -118,6 +118,29 @@ async def test_a_running_engine_routes_by_what_the_command_line_adds(data_dir: P
         assert (refused.code, refused.err) == (1, "cordboard: refused: 1 live allocations\n")
 
 
+async def test_lines_are_drained_and_reserved_and_given_back(data_dir: Path) -> None:
+    async with serving(data_dir):
+        await run(data_dir, "tenant", "add", "acme1m")
+        await run(data_dir, "vn", "add", "acme1m", "+918000000010", "--reserved")
+        await run(data_dir, "vn", "add", "acme1m", "+918000000011")
+
+        async def listed() -> list[str]:
+            """Each number with what is said of it."""
+            rows = (await run(data_dir, "vn", "list", "acme1m")).out.splitlines()
+            return [" ".join(row.replace("│", " ").split()) for row in rows if "+91" in row]
+
+        assert await listed() == ["+918000000010 yes", "+918000000011"]
+        drained = await run(data_dir, "vn", "drain", "acme1m", "8000000010")
+        assert (drained.code, drained.out) == (0, "8000000010 of acme1m is drained\n")
+        assert await listed() == ["+918000000010 yes yes", "+918000000011"]
+        for command in ("undrain", "unreserve"):
+            assert (await run(data_dir, "vn", command, "acme1m", "+918000000010")).code == 0
+        assert (await run(data_dir, "vn", "reserve", "acme1m", "+918000000011")).code == 0
+        assert await listed() == ["+918000000010", "+918000000011 yes"]
+        unknown = await run(data_dir, "vn", "drain", "acme1m", "+918000000012")
+        assert (unknown.code, unknown.err) == (1, "cordboard: the tenant has no such virtual number\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

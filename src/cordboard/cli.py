@@ -167,12 +167,12 @@ def vn_add(
     region: Annotated[str | None, typer.Option(help="Region code, for instance KA.")] = None,
     number_type: Annotated[str | None, typer.Option("--type", help="mobile or landline.")] = None,
     flow_id: Annotated[str | None, typer.Option(help="The platform's call flow behind the numbers.")] = None,
+    reserved: Annotated[bool, typer.Option("--reserved", help="Given by name only, never picked.")] = False,
     data_dir: DataDir = None,
 ) -> None:
     """Put virtual numbers into a tenant's pool: all of them, or none."""
-    vns = [
-        {"number": number, "region": region, "type": number_type, "flow_id": flow_id} for number in numbers
-    ]
+    kind = {"region": region, "type": number_type, "flow_id": flow_id, "reserved": reserved}
+    vns = [{"number": number, **kind} for number in numbers]
 
     async def add(database: Database) -> None:
         tenant = await provisioning.get_tenant(database, tenant_id)
@@ -193,10 +193,48 @@ def vn_add(
 @vn_app.command("list")
 def vn_list(tenant_id: str, data_dir: DataDir = None) -> None:
     """The pool of a tenant."""
-    table = Table("number", "region", "type", "flow")
+    table = Table("number", "region", "type", "flow", "reserved", "drained")
     for vn in _on_tenant(data_dir, lambda database: provisioning.list_virtual_numbers(database, tenant_id)):
-        table.add_row(vn.number.plus, vn.region, vn.type, vn.flow_id)
+        is_reserved, is_drained = ("yes" if is_so else "" for is_so in (vn.is_reserved, vn.is_drained))
+        table.add_row(vn.number.plus, vn.region, vn.type, vn.flow_id, is_reserved, is_drained)
     _console.print(table)
+
+
+@vn_app.command("drain")
+def vn_drain(tenant_id: str, number: str, data_dir: DataDir = None) -> None:
+    """Give a number to no new allocation; those that it has stay."""
+    _change_virtual_number(data_dir, tenant_id, number, "drained", is_drained=True)
+
+
+@vn_app.command("undrain")
+def vn_undrain(tenant_id: str, number: str, data_dir: DataDir = None) -> None:
+    """Give a drained number to new allocations again."""
+    _change_virtual_number(data_dir, tenant_id, number, "no longer drained", is_drained=False)
+
+
+@vn_app.command("reserve")
+def vn_reserve(tenant_id: str, number: str, data_dir: DataDir = None) -> None:
+    """Give a number only to those who ask for it by name."""
+    _change_virtual_number(data_dir, tenant_id, number, "reserved", is_reserved=True)
+
+
+@vn_app.command("unreserve")
+def vn_unreserve(tenant_id: str, number: str, data_dir: DataDir = None) -> None:
+    """Let the engine pick a reserved number again."""
+    _change_virtual_number(data_dir, tenant_id, number, "no longer reserved", is_reserved=False)
+
+
+def _change_virtual_number(
+    data_dir: Path | None, tenant_id: str, number: str, what: str, **state: bool
+) -> None:
+    parsed = _number(number)
+    _on_tenant(
+        data_dir,
+        lambda database: provisioning.set_virtual_number_state(
+            database, tenant_id, parsed, _now_us(), **state
+        ),
+    )
+    _console.print(f"{number} of {tenant_id} is {what}")
 
 
 @vn_app.command("delete")

@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         description="A board that has not seen the feed for longer, in s, makes the node unready.",
     )
     bulk_items_max: int = Field(default=100, ge=1, description="Items of one bulk update (exotel.md 8.5).")
+    bulk_create_items_max: int = Field(
+        default=1_000, ge=1, description="Items of one bulk create; a thousand are some seconds of commits."
+    )
     postal_regions: Path | None = Field(
         default=None,
         description="CSV file (prefix,area,region) in place of the package's table of postal codes.",

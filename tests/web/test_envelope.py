@@ -199,7 +199,7 @@ async def test_an_unknown_path_is_told_in_an_envelope(shop: Shop, method: str, p
         ("PUT", "/v1/tenants/{tenant}/applet-keys", {"GET", "HEAD", "POST"}),
         ("PATCH", "/v1/tenants/{tenant}/applet-keys/x", {"DELETE"}),
         ("PUT", "/admin/v1/tenants", {"GET", "HEAD", "POST"}),
-        ("PUT", "/admin/v1/tenants/x/vns/y", {"GET", "HEAD", "DELETE"}),
+        ("PUT", "/admin/v1/tenants/x/vns/y", {"GET", "HEAD", "PATCH", "DELETE"}),
     ],
 )
 async def test_an_unknown_method_is_told_what_there_is(

@@ -187,7 +187,7 @@ def propose(
 ) -> Standing:
     """The allocation that a create asks for. Raises Unacceptable."""
     faults = list(draft.faults)
-    numbers = {side: _numbers(side, draft, settings, pool, faults) or () for side in Side}
+    numbers = {side: _listed(side, draft, settings, pool, faults) or () for side in Side}
     virtual_numbers = {side: _virtual_numbers(side, draft, settings, pool, faults) for side in Side}
     # A side without VNs of its own takes the other's, now and never again.
     shared = virtual_numbers[Side.A] or virtual_numbers[Side.B] or ()
@@ -266,7 +266,7 @@ def revise(
     parties: dict[Side, Party] = {}
     for side in Side:
         party = was.party(side)
-        numbers = _numbers(side, draft, settings, pool, faults)
+        numbers = _listed(side, draft, settings, pool, faults)
         virtual_numbers = _virtual_numbers(
             side, draft, settings, pool, faults, was.a.virtual_numbers + was.b.virtual_numbers
         )
@@ -377,20 +377,19 @@ def _neither(side: Side) -> Fault:
     )
 
 
-def _numbers(
+def _listed(
     side: Side, draft: Draft, settings: TenantSettings, pool: Pool, faults: list[Fault]
 ) -> tuple[E164, ...] | None:
-    """The side's listed numbers, each once, in the order given; None if the request has no such list."""
     given = draft.party(side).numbers
-    if given is None:
-        return None
-    return listed_numbers(f"{side_key(side)}.numbers", given, settings, pool, faults)
+    return (
+        None if given is None else listed_numbers(f"{side_key(side)}.numbers", given, settings, pool, faults)
+    )
 
 
 def listed_numbers(
     field: str, given: Sequence[str], settings: TenantSettings, pool: Pool, faults: list[Fault]
 ) -> tuple[E164, ...]:
-    """The numbers of people that `field` lists, each once, in the order given; `faults` get what is wrong."""
+    """A side's listed numbers, each once, in the order given; what is wrong with them goes to `faults`."""
     numbers: list[E164] = []
     for position, text in enumerate(given):
         number = parse_number(text, settings.country)

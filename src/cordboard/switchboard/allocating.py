@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, assert_never
@@ -13,8 +15,10 @@ from uuid import uuid4
 
 from cordboard.clock import Clock
 from cordboard.routing.allocate import PRECEDENCE, Code, Fault, Standing, Unacceptable
+from cordboard.routing.choose import Kind
 from cordboard.routing.model import Allocation, AllocationId
 from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.tenant import VnChoice
 from cordboard.storage import allocations
 from cordboard.storage.allocations import (
     AllocationName,
@@ -44,9 +48,11 @@ from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.picks import Picks
 from cordboard.switchboard.tenants import TenantView
-from cordboard.switchboard.wishes import POOL_CHANGED, Revision, Wish
+from cordboard.switchboard.wishes import Revision, Wish
 from cordboard.tables.board import BoardReader
+from cordboard.tables.records import Line, VirtualNumberState
 from cordboard.telemetry import Metrics
 
 # Each try draws other PINs and sees a fresher board; a lost race is rare, eight in a row are a full pool.
@@ -106,6 +112,7 @@ class Allocating:
         self._wake_sender = wake_sender
         self._ring_bell = ring_bell
         self._running: dict[tuple[str, str], asyncio.Event] = {}
+        self._picks = Picks()
         self._making: CommitBatcher[NewAllocation, MakeResult] = CommitBatcher(
             database,
             lambda connection, cell, items: allocations.make(connection, cell, items, clock.now_us()),
@@ -150,6 +157,12 @@ class Allocating:
             del self._running[tenant.id, key.key]
             finished.set()
 
+    async def create_without_key(self, tenant: TenantView, wish: Wish) -> Changed:
+        """Raises Unacceptable, DatabaseAway, CommitUnknown."""
+        made = await self._create(tenant, wish, None, lambda _: b"")
+        assert isinstance(made, Changed), "only a key has an answer that is repeated"
+        return made
+
     async def update(self, tenant: TenantView, name: AllocationName, revision: Revision) -> Changed:
         """Change what `revision` names.
 
@@ -168,7 +181,7 @@ class Allocating:
                     continue
                 raise Unacceptable([fault]) from None
             except PoolChanged:
-                raise Unacceptable([POOL_CHANGED]) from None
+                raise Unacceptable([revision.pool_changed()]) from None
             if position is None:
                 return Changed(standing, is_propagated=True)
             self._metrics.allocation_changes.labels("updated").inc()
@@ -216,17 +229,18 @@ class Allocating:
     ) -> Changed | Repeated:
         allocation_id = uuid4()
         is_second_try = False
-        known = NOTHING_KNOWN
+        known = await self._known_at_first(tenant, wish)
         for tries_left in reversed(range(TRIES_MAX)):
+            now_us = self._clock.now_us()
             try:
                 with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
                     standing = wish.propose(
                         AllocationId(allocation_id.bytes),
                         tenant.id,
                         tenant.settings,
-                        BoardPool(board, known),
+                        BoardPool(board, known, self._picks, tenant.id, now_us),
                         secrets.randbelow,
-                        self._clock.now_us(),
+                        now_us,
                     )
             except Unacceptable as refused:
                 # Of several broken rules the first in order is answered; this one only the database knows.
@@ -234,30 +248,34 @@ class Allocating:
                     raise Unacceptable([wish.client_id_taken]) from None
                 raise
             kept = None if key is None else Idempotency(key.key, key.body_digest, answer_of(standing))
-            try:
-                result = await self._making.submit(
-                    tenant.cell, NewAllocation(tenant.tenant_no, standing, kept, is_second_try)
-                )
-            except PoolChanged:
-                raise Unacceptable([POOL_CHANGED]) from None
-            match result:
-                case Made(position):
-                    self._metrics.allocation_changes.labels("made").inc()
-                    return Changed(standing, await self._is_propagated(position))
-                case AnsweredBefore():
-                    assert key is not None
-                    if (repeated := await self._kept_answer(tenant, key)) is not None:
-                        return repeated
-                case TryAgain():
-                    is_second_try = True
-                    self._ring_bell()
-                case ClientIdTaken() | NumberTaken() | PinTaken() | VirtualNumberBusy():
-                    fault, may_retry = wish.fault_of(result, standing.allocation)
+            new = NewAllocation(tenant.tenant_no, standing, kept, is_second_try)
+            with self._picks.noted(tenant.id, standing.allocation) if wish.picks else nullcontext():
+                try:
+                    result = await self._making.submit(tenant.cell, new)
+                except PoolChanged:
+                    fault, may_retry = wish.pool_changed()
                     if not (may_retry and tries_left):
-                        raise Unacceptable([fault])
-                    known = await self._learn(tenant, standing.allocation, result, known)
-                case unmatched:
-                    assert_never(unmatched)
+                        raise Unacceptable([fault]) from None
+                    known = known.without(standing.allocation)
+                    continue
+                match result:
+                    case Made(position):
+                        self._metrics.allocation_changes.labels("made").inc()
+                        return Changed(standing, await self._is_propagated(position))
+                    case AnsweredBefore():
+                        assert key is not None
+                        if (repeated := await self._kept_answer(tenant, key)) is not None:
+                            return repeated
+                    case TryAgain():
+                        is_second_try = True
+                        self._ring_bell()
+                    case ClientIdTaken() | NumberTaken() | PinTaken() | VirtualNumberBusy():
+                        fault, may_retry = wish.fault_of(result, standing.allocation)
+                        if not (may_retry and tries_left):
+                            raise Unacceptable([fault])
+                        known = await self._learn(tenant, standing.allocation, result, known)
+                    case unmatched:
+                        assert_never(unmatched)
         message = "Others want the same at this moment; nothing was allocated, try again."
         raise Unacceptable([Fault(Code.PIN_OR_NUMBER_TAKEN, "", message)])
 
@@ -273,9 +291,8 @@ class Allocating:
         now_us = self._clock.now_us()
         was = await allocations.lock_for_update(connection, tenant.cell, tenant.id, name, now_us)
         with self._keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
-            becomes = revision.revise(
-                was.standing, tenant.settings, BoardPool(board, known), secrets.randbelow, now_us
-            )
+            pool = BoardPool(board, known, self._picks, tenant.id, now_us)
+            becomes = revision.revise(was.standing, tenant.settings, pool, secrets.randbelow, now_us)
         is_same = replace(
             becomes, version=was.standing.version, updated_at_us=was.standing.updated_at_us
         ) == (was.standing)
@@ -283,6 +300,18 @@ class Allocating:
             return was.standing, None
         position = await allocations.update(connection, tenant.cell, was, becomes, now_us)
         return becomes, position
+
+    async def _known_at_first(self, tenant: TenantView, wish: Wish) -> Known:
+        """Where the pair stood before, if the tenant's choice depends on it; the board forgets."""
+        if not wish.picks or tenant.settings.vn_choice is VnChoice.LEAST_LOADED:
+            return NOTHING_KNOWN
+        a, b = wish.pair(tenant.settings)
+        last = await self._database.read(
+            lambda connection: allocations.last_virtual_number_of_pair(
+                connection, tenant.cell, tenant.id, a, b
+            )
+        )
+        return replace(NOTHING_KNOWN, last_of_pair=last)
 
     async def _learn(self, tenant: TenantView, wanted: Allocation, taken: Taken, known: Known) -> Known:
         """What a proposal may have lost to, which the board does not tell: what cools, and who was faster."""
@@ -294,7 +323,7 @@ class Allocating:
             resting = await allocations.resting_virtual_numbers(
                 connection, tenant.cell, tenant.id, wanted, now_us
             )
-            return Known(known.cooling_pins | pins, known.avoided | resting)
+            return replace(known, cooling_pins=known.cooling_pins | pins, avoided=known.avoided | resting)
 
         learned = await self._database.read(read)
         match taken:
@@ -341,17 +370,26 @@ class Known:
     cooling_pins: frozenset[tuple[E164, Pin]] = frozenset()
     # VNs that were lost to somebody, or where a number or PIN of the request cools.
     avoided: frozenset[E164] = frozenset()
+    # The VN that the pair of the request had last, if anybody asks.
+    last_of_pair: E164 | None = None
+
+    def without(self, lost: Allocation) -> Known:
+        """A VN of `lost` is not the tenant's any more."""
+        return replace(self, avoided=self.avoided.union(lost.a.virtual_numbers, lost.b.virtual_numbers))
 
 
 NOTHING_KNOWN: Final = Known()
 
 
 class BoardPool:
-    """`routing.allocate.Pool` as of the board; the database has the last word."""
+    """`routing.choose.NumberPool` as of the board; the database has the last word."""
 
-    def __init__(self, board: BoardReader, known: Known) -> None:
+    def __init__(self, board: BoardReader, known: Known, picks: Picks, tenant_id: str, now_us: int) -> None:
         self._board = board
         self._known = known
+        self._picks = picks
+        self._tenant_id = tenant_id
+        self._now_us = now_us
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
         return self._board.has_virtual_number(virtual_number)
@@ -367,3 +405,42 @@ class BoardPool:
         return (virtual_number, pin) in self._known.cooling_pins or bool(
             self._board.pin_holders(virtual_number, pin)
         )
+
+    # ── for choosing a VN ────────────────────────────────────────────────────
+
+    @property
+    def avoided(self) -> frozenset[E164]:
+        return self._known.avoided
+
+    @property
+    def last_of_pair(self) -> E164 | None:
+        return self._known.last_of_pair
+
+    def virtual_number(self, virtual_number: E164) -> VirtualNumberState | None:
+        return self._board.virtual_number(virtual_number)
+
+    def line(self, virtual_number: E164) -> Line | None:
+        return self._board.line(virtual_number)
+
+    def open_kinds(self) -> Iterator[Kind]:
+        return self._board.open_kinds()
+
+    def open_numbers(self, kind: Kind, blocked: AbstractSet[bytes]) -> Iterator[tuple[int, bytes, E164]]:
+        return self._board.open_numbers(kind, blocked)
+
+    def occupied_by(self, number: E164) -> AbstractSet[bytes]:
+        return self._with_picks(self._board.occupied_by(number), number)
+
+    def holding(self, pin: Pin) -> AbstractSet[bytes]:
+        return self._with_picks(self._board.holding(pin), pin)
+
+    def occupied_for_sure_by(self, number: E164) -> AbstractSet[bytes]:
+        return self._board.occupied_at(number, self._now_us)
+
+    def surely_holding(self, pin: Pin) -> AbstractSet[bytes]:
+        return self._board.held_at(pin, self._now_us)
+
+    def _with_picks(self, lines: set[Line], what: E164 | Pin) -> set[Line]:
+        picked = map(self._board.line, self._picks.of(self._tenant_id, what))
+        lines.update(line for line in picked if line is not None)
+        return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -11,12 +12,22 @@ from cordboard.routing.numbers import E164
 from cordboard.routing.second_generation import SecondDraft, field_of, propose, revise
 from cordboard.routing.tenant import TenantSettings
 from cordboard.storage.allocations import ClientIdTaken, NumberTaken, PinTaken, Taken, VirtualNumberBusy
+from cordboard.switchboard.wishes import POOL_CHANGED
 
 
 @dataclass(frozen=True, slots=True)
 class SecondWish:
     product: Product
     draft: SecondDraft
+    # The client names the VN.
+    picks: bool = False
+
+    def pair(self, settings: TenantSettings) -> tuple[Sequence[E164], Sequence[E164]]:
+        del settings
+        return (), ()
+
+    def pool_changed(self) -> tuple[Fault, bool]:
+        return POOL_CHANGED, False
 
     @property
     def client_id(self) -> None:
@@ -45,6 +56,9 @@ class SecondWish:
 @dataclass(frozen=True, slots=True)
 class SecondRevision:
     draft: SecondDraft
+
+    def pool_changed(self) -> Fault:
+        return POOL_CHANGED
 
     def revise(
         self, current: Standing, settings: TenantSettings, pool: Pool, dice: Dice, now_us: int

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from operator import add
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final, assert_never, cast
 
 import lmdb
 
@@ -42,12 +43,14 @@ from cordboard.routing.model import (
 from cordboard.routing.numbers import E164, PIN_DIGITS_MAX, Pin
 from cordboard.routing.pins import pins_on
 from cordboard.tables import records
-from cordboard.tables.records import Line, StoredAllocation, VirtualNumberState, route_of
+from cordboard.tables.records import LINE_OF_KEY, Line, StoredAllocation, VirtualNumberState, route_of
 
 # Address space, not memory: ten million allocations are some 10 GB, and growing a map stops its readers.
 MAP_BYTES_MAX: Final = 64 << 30
 # One slot a reading thread: 256 workers with a few threads each.
 READERS_MAX: Final = 1024
+# Behind whatever follows a prefix: a load and a line at most.
+_AFTER_LINES: Final = b"\xff" * 9
 # As many as BoardTables opens.
 TABLES: Final = 14
 
@@ -169,16 +172,62 @@ class BoardReader:
         state = None if line is None else self._state(line)
         return state if state is not None and state.in_pool else None
 
+    # An agent may have a thousand routes and a PIN be taken on a thousand lines, so these three loops leave
+    # the stepping to lmdb and call nothing else: a choice took three times as long otherwise.
+
     def occupied_by(self, number: E164) -> set[Line]:
         """The lines on which a number has a route, other tenants' of the cell among them."""
         prefix = records.caller_prefix(self._cell, number)
-        keys = _keys(self._txn, self._tables.routes, prefix)
-        return {records.line_of_caller_key(key) for key in keys}
+        end = prefix + _AFTER_LINES
+        found: set[bytes] = set()
+        with self._txn.cursor(db=self._tables.routes) as cursor:
+            if cursor.set_range(prefix):
+                for key in cursor.iternext_nodup(keys=True, values=False):
+                    if key > end:
+                        break
+                    found.add(key[LINE_OF_KEY])
+        return cast("set[Line]", found)
 
     def holding(self, pin: Pin) -> set[Line]:
         """The lines on which a PIN is taken, other tenants' of the cell among them."""
         prefix = records.pin_prefix(self._cell, pin)
-        return {records.line_of_caller_key(key) for key in _keys(self._txn, self._tables.pins, prefix)}
+        end = prefix + _AFTER_LINES
+        found: set[bytes] = set()
+        with self._txn.cursor(db=self._tables.pins) as cursor:
+            if cursor.set_range(prefix):
+                for key in cursor.iternext(keys=True, values=False):
+                    if key > end:
+                        break
+                    found.add(key[LINE_OF_KEY])
+        return cast("set[Line]", found)
+
+    def occupied_at(self, number: E164, now_us: int) -> set[Line]:
+        """As `occupied_by`, but only by allocations that are live then: each of them is looked at."""
+        prefix = records.caller_prefix(self._cell, number)
+        found: set[Line] = set()
+        with self._txn.cursor(db=self._tables.routes) as cursor:
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := cursor.key()).startswith(prefix):
+                if self._is_live(route_of(cursor.value()).ref, now_us):
+                    found.add(records.line_of_caller_key(key))
+                is_there = cursor.next()
+        return found
+
+    def held_at(self, pin: Pin, now_us: int) -> set[Line]:
+        """As `holding`, but only by allocations that are live then."""
+        prefix = records.pin_prefix(self._cell, pin)
+        found: set[Line] = set()
+        with self._txn.cursor(db=self._tables.pins) as cursor:
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := cursor.key()).startswith(prefix):
+                if self._is_live(records.pin_holder_of(cursor.value())[0], now_us):
+                    found.add(records.line_of_caller_key(key))
+                is_there = cursor.next()
+        return found
+
+    def _is_live(self, ref: AllocationRef, now_us: int) -> bool:
+        allocation = self.allocation(ref)
+        return allocation is not None and allocation.is_live(now_us)
 
     def line(self, virtual_number: E164) -> Line | None:
         return self._line(virtual_number)
@@ -195,15 +244,21 @@ class BoardReader:
                     records.open_prefix(self._cell, self._tenant_no, *kind) + b"\xff" * 8
                 )
 
-    def open_numbers(self, kind: tuple[str | None, str | None]) -> Iterator[tuple[int, Line, E164]]:
-        """(load, line, VN) of those of a region and type that may be picked, the least loaded first."""
+    def open_numbers(
+        self, kind: tuple[str | None, str | None], blocked: AbstractSet[bytes] = frozenset()
+    ) -> Iterator[tuple[int, bytes, E164]]:
+        """(load, line, VN) of those of a region and type that may be picked, the least loaded first,
+        without the `blocked` lines."""
         prefix = records.open_prefix(self._cell, self._tenant_no, *kind)
+        end = prefix + _AFTER_LINES
         with self._txn.cursor(db=self._tables.open_numbers) as cursor:
-            is_there = cursor.set_range(prefix)
-            while is_there and (key := cursor.key()).startswith(prefix):
-                number = E164(int.from_bytes(cursor.value(), "big"))
-                yield records.open_load_of(key), records.line_of_caller_key(key), number
-                is_there = cursor.next()
+            if cursor.set_range(prefix):
+                for key in cursor.iternext(keys=True, values=False):
+                    if key > end:
+                        break
+                    if (line := key[LINE_OF_KEY]) not in blocked:
+                        number = E164(int.from_bytes(cursor.value(), "big"))
+                        yield records.open_load_of(key), line, number
 
     def pool(self, after: E164 | None = None) -> Iterator[VirtualNumberState]:
         """The VNs of the tenant's pool by number, those behind `after`."""

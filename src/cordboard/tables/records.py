@@ -33,6 +33,9 @@ BOARD_VERSION: Final = 2
 Line = NewType("Line", bytes)
 """One tenant's use of one VN, 4 bytes: the cell, and which of the cell's lines (16 million)."""
 
+LINE_OF_KEY: Final = slice(-4, None)
+"""Where a key that ends with a line has it; loops over a thousand keys cannot afford a call."""
+
 # E.164 has at most 15 digits, which fit 50 bits.
 _NUMBER_BYTES: Final = 7
 _SERIAL_OF_LINE_BYTES: Final = 3
@@ -224,7 +227,7 @@ def caller_key(cell: int, caller: E164, line: Line) -> bytes:
 
 
 def line_of_caller_key(key: bytes) -> Line:
-    return Line(key[-4:])
+    return Line(key[LINE_OF_KEY])
 
 
 def route_record(ref: AllocationRef, side: Side, *, needs_pin: bool, is_member: bool) -> bytes:

@@ -51,7 +51,13 @@ from cordboard.web.envelope import propagation, response
 from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
 from cordboard.web.explain import EXPLAIN, explained
 from cordboard.web.openapi import ADMIN_API, Operation, Route
-from cordboard.web.schemas import NewTenantBody, NewTokenBody, NewVirtualNumbersBody, checked
+from cordboard.web.schemas import (
+    NewTenantBody,
+    NewTokenBody,
+    NewVirtualNumbersBody,
+    VirtualNumberStateBody,
+    checked,
+)
 from cordboard.web.tenant_settings import checked_settings
 
 TENANTS_PATH: Final = "/admin/v1/tenants"
@@ -137,6 +143,17 @@ class Admin:
                 f"{vns_path}/{{number}}",
                 self._show_virtual_number,
                 Operation("Show a virtual number", data=VirtualNumberShown, codes=(Code.NOT_FOUND,)),
+            ),
+            self._route(
+                "PATCH",
+                f"{vns_path}/{{number}}",
+                self._change_virtual_number,
+                Operation(
+                    "Drain or reserve a virtual number, or no longer",
+                    body=VirtualNumberStateBody,
+                    data=VirtualNumberShown,
+                    codes=(Code.NOT_FOUND,),
+                ),
             ),
             self._route(
                 "DELETE",
@@ -227,10 +244,31 @@ class Admin:
         return Shown({"vns": [_virtual_number_shown(number) for number in numbers]})
 
     async def _show_virtual_number(self, request: web.Request) -> Shown:
-        wanted = await self._number_of_path(request)
-        for virtual_number in await provisioning.list_virtual_numbers(self._database, _tenant_id(request)):
-            if virtual_number.number == wanted:
-                return Shown(_virtual_number_shown(virtual_number))
+        number = await self._number_of_path(request)
+        return Shown(await self._shown(_tenant_id(request), number))
+
+    async def _change_virtual_number(self, request: web.Request) -> Shown:
+        tenant_id, number = _tenant_id(request), await self._number_of_path(request)
+        body = checked(VirtualNumberStateBody, await read_object(request))
+        if body.drained is None and body.reserved is None:
+            message = "At least one of drained and reserved must be given."
+            raise Unacceptable([Fault(Code.MISSING, "drained", message)])
+        position = await provisioning.set_virtual_number_state(
+            self._database,
+            tenant_id,
+            number,
+            self._now_us(),
+            is_drained=body.drained,
+            is_reserved=body.reserved,
+        )
+        is_propagated = await self._switchboard.propagate(position)
+        return Shown(await self._shown(tenant_id, number), headers=propagation(is_propagated))
+
+    async def _shown(self, tenant_id: str, number: E164) -> Mapping[str, Any]:
+        """Raises NoSuchTenant, NoSuchVirtualNumber."""
+        for virtual_number in await provisioning.list_virtual_numbers(self._database, tenant_id):
+            if virtual_number.number == number:
+                return _virtual_number_shown(virtual_number)
         raise NoSuchVirtualNumber
 
     async def _delete_virtual_number(self, request: web.Request) -> Shown:

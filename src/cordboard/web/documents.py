@@ -13,8 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cordboard.routing.explain import Relation, Verdict
 from cordboard.routing.model import Reason
+from cordboard.web.greenvn_bodies import GreenVnBody
 from cordboard.web.schemas import GreenPinBody, Region, TenantId
+from cordboard.web.second_schemas import CallPartyBody as CallPartyBodyOfSecond
 from cordboard.web.second_schemas import SecondGreenPinBody
+from cordboard.web.second_schemas import VirtualNumberBody as VirtualNumberBodyOfSecond
 
 IsoTime = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 PlainTime = Annotated[
@@ -78,6 +81,12 @@ class GreenPinItemsBody(BaseModel):
     greenpins: Annotated[list[GreenPinItemBody], Field(min_length=1)]
 
 
+class GreenPinsBody(BaseModel):
+    """As many items as the installation allows, 1,000 unless it says otherwise."""
+
+    greenpins: Annotated[list[GreenPinBody], Field(min_length=1)]
+
+
 class GreenPinItemData(_Answer):
     """What became of one item; `data` of a refused one is null."""
 
@@ -97,6 +106,40 @@ class MemberData(_Answer):
 
 class MembersData(_Answer):
     members: list[MemberData]
+
+
+# ── GreenVN ──────────────────────────────────────────────────────────────────
+
+
+class GreenVnData(_Answer):
+    connection_id: str
+    aparty_numbers: list[E164Text]
+    bparty_numbers: list[E164Text]
+    aparty_pins: list[int]
+    bparty_pins: list[int]
+    usage: Literal["oneway", "twoway"]
+    state: Literal["active", "vault"]
+    greenvn_id: UUID
+    greenvn: E164Text
+    green_vn: Annotated[E164Text, Field(description="`greenvn` once more: the vendor's page has both.")]
+    flow_id: Annotated[str, Field(description="Only if it was given.")] = ""
+
+
+class GreenVnsBody(BaseModel):
+    """As many items as the installation allows, 1,000 unless it says otherwise."""
+
+    greenvns: Annotated[list[GreenVnBody], Field(min_length=1)]
+
+
+class GreenVnItemData(_Answer):
+    """What became of one item; `data` of a refused one is null."""
+
+    greenvn_id: str | None
+    success: bool
+    status: int
+    code: int | None
+    message: str | None
+    data: GreenVnData | None
 
 
 # ── the second generation ────────────────────────────────────────────────────
@@ -126,6 +169,14 @@ class SecondGreenVnDeleted(_Answer):
     greenvn_id: str
     status: Literal["deleted"]
     deleted_at: IsoTime
+
+
+class SecondCallPartyBody(CallPartyBodyOfSecond):
+    """`from` or `to`, or both; not `caller_id_number`."""
+
+
+class SecondVirtualNumberBody(VirtualNumberBodyOfSecond):
+    """`caller_id_number` must be given."""
 
 
 class SecondGreenPinData(_Answer):
@@ -233,7 +284,7 @@ class VerificationListQuery(_CallsQuery):
     outcome: Literal["success", "failure"] | None = None
 
 
-ItemData = TypeVar("ItemData", bound=_Answer)
+ItemData = TypeVar("ItemData")
 
 
 class PageOf(_Answer, Generic[ItemData]):

@@ -5,13 +5,14 @@ What is of the second generation goes on to web/second_generation.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from cordboard.routing.allocate import Code, Fault, Generation, Standing, Unacceptable, side_key
+from cordboard.routing.allocate import Code, Generation, Standing, side_key
 from cordboard.routing.model import NEVER_US, Party, Product, State
-from cordboard.storage.allocations import AllocationName, NotFound
+from cordboard.storage.allocations import AllocationName, Member, NotFound
 from cordboard.storage.database import DatabaseAway
 from cordboard.switchboard.allocating import Changed, Repeated
 from cordboard.switchboard.service import Switchboard
@@ -26,10 +27,12 @@ from cordboard.web.bodies import (
     read_bytes,
     read_object,
 )
+from cordboard.web.bulk import Done, bulk_answer, bulk_items, item_done, item_refused, make_each
 from cordboard.web.documents import (
     GreenPinData,
     GreenPinItemData,
     GreenPinItemsBody,
+    GreenPinsBody,
     MembersData,
     SecondGreenPinChangeBody,
     SecondGreenPinData,
@@ -41,7 +44,7 @@ from cordboard.web.documents import (
     SecondMembersData,
 )
 from cordboard.web.envelope import Answer, RawAnswer, propagation
-from cordboard.web.errors import Problem, Refused, problem_of
+from cordboard.web.errors import Refused, problem_of
 from cordboard.web.exchange import TENANT_PATH, Exchange, Tenants
 from cordboard.web.idempotency import IDEMPOTENCY_HEADER, REPLAYED, idempotency_key
 from cordboard.web.openapi import Operation, Route, SecondForm
@@ -102,6 +105,18 @@ class GreenPins:
                     data=list[GreenPinItemData],
                     also={207: "Some items failed; the others are changed."},
                     second=SecondForm(list[SecondGreenPinItemBody], list[SecondItemData]),
+                ),
+            ),
+            tenants.route(
+                "POST",
+                f"{all_path}/bulk",
+                self._create_many,
+                Operation(
+                    "Make many allocations",
+                    description="Each item by itself; what became of them comes in their order.",
+                    body=GreenPinsBody,
+                    data=list[GreenPinItemData],
+                    also={207: "Some items failed; the others are made."},
                 ),
             ),
             tenants.route(
@@ -192,27 +207,27 @@ class GreenPins:
 
     async def _members(self, exchange: Exchange) -> Answer:
         members = await self._allocating.members(exchange.tenant, _name_of_path(exchange))
-        zone = exchange.tenant.settings.timezone
-        return Answer(
-            {
-                "members": [
-                    {
-                        "number": member.number.plus,
-                        "side": side_key(member.side),
-                        "joined_at": iso_text(member.joined_at_us, zone),
-                    }
-                    for member in members
-                ]
-            }
-        )
+        return Answer(members_shown(members, exchange.tenant.settings.timezone))
 
     # ── bulk ─────────────────────────────────────────────────────────────────
+
+    async def _create_many(self, exchange: Exchange) -> Answer:
+        body = await read_object(exchange.request, BULK_BYTES_MAX)
+        items = bulk_items(body, "greenpins", self._switchboard.settings.bulk_create_items_max)
+
+        async def make(item: dict[str, Any]) -> Done:
+            made = await self._allocating.create_without_key(
+                exchange.tenant, GreenPinWish(*parse_create(item))
+            )
+            return Done(self._data(made.standing, exchange.tenant), made.is_propagated)
+
+        return await make_each(items, make, id_key="greenpin_id", client_id_key="transaction_id")
 
     async def _update_many(self, exchange: Exchange) -> Answer | RawAnswer:
         given = parse_json(await read_bytes(exchange.request, BULK_BYTES_MAX))
         if isinstance(given, list):
             return await self._second.update_many(exchange, given)
-        items = _bulk_items(object_of(given), self._switchboard.settings.bulk_items_max)
+        items = bulk_items(object_of(given), "greenpins", self._switchboard.settings.bulk_items_max)
         reports: list[dict[str, Any]] = []
         is_propagated = True
         away: DatabaseAway | None = None
@@ -226,18 +241,12 @@ class GreenPins:
                 changed = await self._update_item(exchange.tenant, item)
             except Exception as error:
                 away = error if isinstance(error, DatabaseAway) else away
-                reports.append(_item_refused(greenpin_id, problem_of(error)))
+                reports.append(item_refused("greenpin_id", greenpin_id, problem_of(error)))
             else:
                 is_propagated &= changed.is_propagated
-                reports.append(_item_updated(greenpin_id, self._data(changed.standing, exchange.tenant)))
-        failed = sum(not report["success"] for report in reports)
-        return Answer(
-            reports,
-            status=207 if failed else 200,
-            message=f"{failed} of {len(reports)} items failed." if failed else None,
-            headers=propagation(is_propagated),
-            success=not failed,
-        )
+                data = self._data(changed.standing, exchange.tenant)
+                reports.append(item_done("greenpin_id", greenpin_id, data))
+        return bulk_answer(reports, is_propagated=is_propagated)
 
     async def _update_item(self, tenant: TenantView, item: object) -> Changed:
         if not isinstance(item, dict):
@@ -284,35 +293,18 @@ def _party_data(party: Party) -> dict[str, Any]:
     return data
 
 
-def _item_updated(greenpin_id: object, data: dict[str, Any]) -> dict[str, Any]:
-    return _item(greenpin_id, success=True, status=200, code=None, message=None, data=data)
-
-
-def _item_refused(greenpin_id: object, problem: Problem) -> dict[str, Any]:
-    return _item(
-        greenpin_id,
-        success=False,
-        status=problem.status,
-        code=int(problem.code),
-        message=problem.message,
-        data=problem.data,
-    )
-
-
-def _item(greenpin_id: object, **said: Any) -> dict[str, Any]:
-    return {"greenpin_id": greenpin_id if isinstance(greenpin_id, str) else None, **said}
-
-
-def _bulk_items(body: dict[str, Any], items_max: int) -> list[object]:
-    """Raises Refused, Unacceptable."""
-    items = body.get("greenpins")
-    if items is None or items == []:
-        raise Unacceptable([Fault(Code.MISSING, "greenpins", "greenpins must be given.")])
-    if not isinstance(items, list):
-        raise Unacceptable([Fault(Code.BAD, "greenpins", "greenpins must be a list.")])
-    if len(items) > items_max:
-        raise Refused(Code.TOO_MANY, f"greenpins must have at most {items_max} items.")
-    return items
+def members_shown(members: Sequence[Member], zone: str) -> dict[str, Any]:
+    """In the order of joining; `zone` is the tenant's."""
+    return {
+        "members": [
+            {
+                "number": member.number.plus,
+                "side": side_key(member.side),
+                "joined_at": iso_text(member.joined_at_us, zone),
+            }
+            for member in members
+        ]
+    }
 
 
 def _name_of_path(exchange: Exchange) -> AllocationName:

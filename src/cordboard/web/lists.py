@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from cordboard.routing.allocate import Code, Standing, side_key
+from cordboard.routing.allocate import Code, Generation, Standing, side_key
 from cordboard.routing.model import Product, Side
 from cordboard.routing.numbers import E164
 from cordboard.storage import listing
@@ -37,16 +37,22 @@ from cordboard.web.documents import (
     CallListQuery,
     GreenPinData,
     GreenPinListQuery,
+    GreenVnData,
+    GreenVnListQuery,
     ListQuery,
     PageOf,
+    SecondGreenPinData,
+    SecondGreenVnData,
     VerificationData,
     VerificationListQuery,
 )
 from cordboard.web.envelope import Answer
 from cordboard.web.exchange import TENANT_PATH, Exchange, TenantHandler, Tenants
 from cordboard.web.greenpin import greenpin_data
+from cordboard.web.greenvn import greenvn_data
 from cordboard.web.openapi import Operation, Route
 from cordboard.web.query import LATEST_US, LIMIT_MAX, Query, cursor_of, is_storable
+from cordboard.web.second_generation import second_data
 
 _FILTER_CODES: Final = (Code.UNSUPPORTED_FILTER, Code.BAD, Code.BAD_NUMBER, Code.DATE_RANGE)
 _BIGINT_MAX: Final = 2**63 - 1
@@ -63,6 +69,12 @@ class Lists:
 
     def routes(self, tenants: Tenants) -> list[Route]:
         greenpins = self.allocations(Product.GREENPIN, GreenPinListQuery, "transaction_id", greenpin_data)
+        greenvns = self.allocations(
+            Product.GREENVN,
+            GreenVnListQuery,
+            "connection_id",
+            lambda standing, _, now_us: greenvn_data(standing, now_us),
+        )
         return [
             tenants.route(
                 "GET",
@@ -71,7 +83,18 @@ class Lists:
                 Operation(
                     "List allocations",
                     query=GreenPinListQuery,
-                    data=PageOf[GreenPinData],
+                    data=PageOf[GreenPinData | SecondGreenPinData],
+                    codes=_FILTER_CODES,
+                ),
+            ),
+            tenants.route(
+                "GET",
+                f"{TENANT_PATH}/greenvn",
+                greenvns,
+                Operation(
+                    "List allocations",
+                    query=GreenVnListQuery,
+                    data=PageOf[GreenVnData | SecondGreenVnData],
                     codes=_FILTER_CODES,
                 ),
             ),
@@ -119,7 +142,13 @@ class Lists:
                     connection, tenant.cell, tenant.id, wanted, span, after, limit, now_us
                 )
             )
-            return _answer(page, lambda standing: item_of(standing, tenant, now_us))
+
+            def worded(standing: Standing) -> dict[str, Any]:
+                # Each in the form of the generation that made it.
+                word = second_data if standing.generation is Generation.SECOND else item_of
+                return word(standing, tenant, now_us)
+
+            return _answer(page, worded)
 
         return show
 

@@ -183,6 +183,7 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
 
 # First segment of a path behind the tenant → heading, in the order of the page.
 TAGS: Final[Mapping[str, str]] = {
+    "greenvn": "GreenVN",
     "greenpin": "GreenPin",
     "calls": "Records",
     "verifications": "Records",

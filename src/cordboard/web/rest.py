@@ -7,6 +7,7 @@ from cordboard.web.applet_keys import AppletKeys
 from cordboard.web.exchange import Tenants
 from cordboard.web.explain import Explaining
 from cordboard.web.greenpin import GreenPins
+from cordboard.web.greenvn import GreenVns
 from cordboard.web.lists import Lists
 from cordboard.web.openapi import Route
 from cordboard.web.pool import Pool
@@ -19,6 +20,7 @@ def rest_routes(switchboard: Switchboard) -> list[Route]:
     second = SecondGeneration(switchboard)
     return [
         *GreenPins(switchboard, second).routes(tenants),
+        *GreenVns(switchboard, second).routes(tenants),
         *Lists(switchboard).routes(tenants),
         *Explaining(switchboard).routes(tenants),
         *Pool(switchboard).routes(tenants),

@@ -279,6 +279,11 @@ class NewVirtualNumberBody(_Strict):
     reserved: bool = False
 
 
+class VirtualNumberStateBody(_Strict):
+    drained: bool | None = None
+    reserved: bool | None = None
+
+
 class NewVirtualNumbersBody(_Strict):
     vns: Annotated[
         list[NewVirtualNumberBody], Field(min_length=1, max_length=VIRTUAL_NUMBERS_PER_REQUEST_MAX)

@@ -228,36 +228,41 @@ class SecondGeneration:
         return await self._allocating.update(tenant, name, SecondRevision(parse_second_update(item)))
 
     def _data(self, standing: Standing, tenant: TenantView) -> dict[str, Any]:
-        """The keys of the pages, in their order."""
-        allocation = standing.allocation
-        zone = tenant.settings.timezone
-        id_text = _id_text(standing)
-        [virtual_number] = allocation.a.virtual_numbers
-        parties = {
-            "from": [number.plus for number in allocation.a.numbers],
-            "to": [number.plus for number in allocation.b.numbers],
-            "status": self._status(standing),
-            "record": allocation.policy.record,
-        }
-        times = {
-            "created_at": iso_text(standing.created_at_us, zone),
-            "expires_at": iso_text(allocation.expires_at_us, zone),
-        }
-        custom_field = {"custom_field": allocation.policy.custom_field}
-        if allocation.product is Product.GREENVN:
-            named = {"greenvn_id": id_text, "virtual_number": virtual_number.plus}
-            return {**named, **parties, **custom_field, **times}
-        pin = allocation.b.pin
-        assert pin is not None, "every GreenPin of this generation has one"
-        named = {"greenpin_id": id_text, "virtual_number": virtual_number.plus, "pin": pin.digits}
-        return {**named, **parties, **times, **custom_field}
+        return second_data(standing, tenant, self._switchboard.clock.now_us())
 
-    def _status(self, standing: Standing) -> str:
-        if standing.is_active(self._switchboard.clock.now_us()):
-            return "active"
-        was_deleted = standing.release_cause is ReleaseCause.REQUESTED
-        # GreenVN's page has no `expired`.
-        return "deleted" if was_deleted or standing.allocation.product is Product.GREENVN else "expired"
+
+def second_data(standing: Standing, tenant: TenantView, now_us: int) -> dict[str, Any]:
+    """The keys of the pages, in their order; `now_us` tells whether it is past its end."""
+    allocation = standing.allocation
+    zone = tenant.settings.timezone
+    id_text = _id_text(standing)
+    [virtual_number] = allocation.a.virtual_numbers
+    parties = {
+        "from": [number.plus for number in allocation.a.numbers],
+        "to": [number.plus for number in allocation.b.numbers],
+        "status": _status(standing, now_us),
+        "record": allocation.policy.record,
+    }
+    times = {
+        "created_at": iso_text(standing.created_at_us, zone),
+        "expires_at": iso_text(allocation.expires_at_us, zone),
+    }
+    custom_field = {"custom_field": allocation.policy.custom_field}
+    if allocation.product is Product.GREENVN:
+        named = {"greenvn_id": id_text, "virtual_number": virtual_number.plus}
+        return {**named, **parties, **custom_field, **times}
+    pin = allocation.b.pin
+    assert pin is not None, "every GreenPin of this generation has one"
+    named = {"greenpin_id": id_text, "virtual_number": virtual_number.plus, "pin": pin.digits}
+    return {**named, **parties, **times, **custom_field}
+
+
+def _status(standing: Standing, now_us: int) -> str:
+    if standing.is_active(now_us):
+        return "active"
+    was_deleted = standing.release_cause is ReleaseCause.REQUESTED
+    # GreenVN's page has no `expired`.
+    return "deleted" if was_deleted or standing.allocation.product is Product.GREENVN else "expired"
 
 
 def _id_text(standing: Standing) -> str:
