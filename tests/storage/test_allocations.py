@@ -394,7 +394,8 @@ async def test_nobody_can_stand_beside_one_that_wants_the_vn_alone(
     other = await office.made([CAT], [DAN], a_vns=[office.other_vn], b_vns=[office.other_vn])
     with pytest.raises(refused):
         await office.execute(
-            "INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive, product)"
+            " VALUES ($1, $2, $3, $4, 'greenpin')",
             office.vn,
             id_of(other),
             is_alone,

@@ -174,7 +174,14 @@ class Route(web.AbstractRouteDef):
 
 PATH_PARAMETERS: Final[Mapping[str, Json]] = {
     "tenant": {"description": "The tenant's id.", "schema": FORMS_OF_IDS["tenant"]},
-    "greenpin_id": {"description": "The allocation.", "schema": FORMS_OF_IDS["uuid"]},
+    "greenpin_id": {
+        "description": "The allocation: a UUID, or in the second generation `gp_…`.",
+        "schema": {"anyOf": [FORMS_OF_IDS["uuid"], {"type": "string", "pattern": "^gp_[0-9a-f]{32}$"}]},
+    },
+    "greenvn_id": {
+        "description": "The allocation: a UUID, or in the second generation `gvn_…`.",
+        "schema": {"anyOf": [FORMS_OF_IDS["uuid"], {"type": "string", "pattern": "^gvn_[0-9a-f]{32}$"}]},
+    },
     "key_id": {"description": "The applet key, by its id.", "schema": FORMS_OF_IDS["uuid"]},
     "id": {"description": "The token or key, by its id.", "schema": FORMS_OF_IDS["uuid"]},
     "number": {"description": "The virtual number, as it was provisioned.", "schema": {"type": "string"}},
