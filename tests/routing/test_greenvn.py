@@ -126,21 +126,21 @@ def test_of_several_faults_the_first_in_order_is_answered() -> None:
     seen = []
     for better in (
         {"preferences": Preferences(region="XX")},
-        {"preferences": Preferences()},
-        {"flow_id": "known"},
         {"a": GreenVnParty([ANNE], (PIN_B,))},
         {"b": GreenVnParty([BEENA], (PIN_B,))},
+        {"b": GreenVnParty([BEENA], (PIN_C,))},
+        {"preferences": Preferences()},
     ):
         seen.append(refusal_of(draft(**faulty), settings).code)
         faulty |= better
     seen.append(refusal_of(draft(**faulty), settings).code)
     assert seen == [
         Code.BAD,
-        Code.REGION,
-        Code.FLOW,
         Code.ALL_DUPLICATES,
         Code.BOTH_SIDES,
         Code.PIN_OR_NUMBER_TAKEN,
+        Code.REGION,
+        Code.FLOW,
     ]
 
 

@@ -179,7 +179,8 @@ async def test_the_examples_of_the_page_are_answered_as_the_page_says(make_shop:
         assert_refused(again, 410, Code.DELETED, "greenvn_id")
 
 
-async def test_the_refusal_of_the_page_for_a_connection_that_exists(shop: Shop) -> None:
+async def test_the_refusal_of_the_page_for_a_connection_that_exists(make_shop: MakeShop) -> None:
+    shop = await make_shop({"flows": ["440080"]})
     await make(shop)
     answer = await post(shop, order(aparty_numbers=[OTHER_AGENT], bparty_numbers=[OTHER_CUSTOMER]))
     assert_refused(answer, 409, Code.CLIENT_ID_TAKEN)
@@ -187,6 +188,9 @@ async def test_the_refusal_of_the_page_for_a_connection_that_exists(shop: Shop) 
     # It comes before "nothing free", too.
     strict = {**order(), "strictness": True, "preferences": {"region": "TN"}}
     assert_refused(await post(shop, strict), 409, Code.CLIENT_ID_TAKEN)
+    # And before regions and flows, which no promise places.
+    for wrong in ({"preferences": {"region": "XX"}}, {"flow_id": "unknown"}):
+        assert_refused(await post(shop, {**order(), **wrong}), 409, Code.CLIENT_ID_TAKEN)
     # GreenPin has ids of its own.
     assert (await shop.post(shop.order(a__numbers=[OTHER_AGENT], b__numbers=[OTHER_CUSTOMER]))).status == 200
 
@@ -285,7 +289,14 @@ async def test_the_only_line_is_free_as_soon_as_its_allocation_has_ended(make_sh
         ({"usage": "x", "aparty_numbers": None}, 400, MISSING, "aparty_numbers"),
         ({"usage": "x", "aparty_numbers": ["12"]}, 400, BAD, "usage"),
         ({"aparty_numbers": ["12"], "preferences": {"region": "X"}}, 400, Code.BAD_NUMBER, "aparty_numbers"),
-        ({"aparty_numbers": [CUSTOMER], "flow_id": "x"}, 422, Code.FLOW, "flow_id"),
+        ({"aparty_numbers": [CUSTOMER], "flow_id": "x"}, 409, Code.BOTH_SIDES, "bparty_numbers"),
+        ({"flow_id": "x", "preferences": {"region": "X"}}, 403, Code.REGION, "preferences.region"),
+        (
+            {"flow_id": "x", "strictness": True, "preferences": {"region": "TN"}},
+            422,
+            Code.FLOW,
+            "flow_id",
+        ),
     ],
 )
 async def test_what_is_wrong_is_told_and_leaves_nothing(
