@@ -39,8 +39,8 @@ RETURNING tenant_id, call_sid;
 -- A CallSid with several callers or VNs has several rows; the last one with an allocation was dialled.
 SELECT DISTINCT ON (call.tenant_id, call.call_sid)
     call.tenant_id, call.call_sid, call.virtual_number, call.caller, call.target, allocation.id, allocation.client_id,
-    allocation.product, allocation.a_tag, allocation.b_tag, allocation.custom_field,
-    CASE WHEN allocation.generation = 2 THEN allocation.record END AS record
+    allocation.product, allocation.generation, allocation.a_tag, allocation.b_tag, allocation.custom_field,
+    allocation.record
 FROM unnest($2::text[], $3::text[]) AS ended (tenant_id, call_sid)
 JOIN call ON call.cell = $1 AND call.tenant_id = ended.tenant_id AND call.call_sid = ended.call_sid
 JOIN allocation ON allocation.cell = $1 AND allocation.id = call.allocation_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -10,13 +11,24 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cordboard.clock import SECOND_US
+from cordboard.routing.allocate import Generation
 from cordboard.routing.model import Product
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.tenant import CallbackTimeFormat, CallbackTo, MissingRecording
 from cordboard.storage.facts import Facts, Insights, facts_of
 from cordboard.webhooks.payloads import body_of
 
-from .outbox import CALLED, NOW_US, OTHER_PIN, PIN, call_completed, deallocated, verification_failed, verified
+from .outbox import (
+    ALLOCATION,
+    CALLED,
+    NOW_US,
+    OTHER_PIN,
+    PIN,
+    call_completed,
+    deallocated,
+    verification_failed,
+    verified,
+)
 
 # The samples of "ExoBridge GreenPin: callbacks", as printed there.
 SAMPLE_CALL = {
@@ -146,10 +158,11 @@ RICH = (
         callback_to=CallbackTo.MASKED,
         custom_field="ref 7",
         record=False,
+        generation=Generation.SECOND,
     ),
     call_completed(insights=Insights(status="failed")),
-    deallocated(None, a_pins=(), b_pins=(), custom_field=None, record=True),
-    verified(None, None, custom_field="ref 7", record=True),
+    deallocated(None, a_pins=(), b_pins=(), custom_field=None, record=True, generation=Generation.SECOND),
+    verified(None, None, custom_field="ref 7", record=True, generation=Generation.SECOND),
     verification_failed(None, caller=None, time_format=CallbackTimeFormat.PLAIN),
 )
 
@@ -209,7 +222,7 @@ def test_facts_do_not_show_numbers_or_pins(facts: Facts) -> None:
 # Keys that facts got since their first version.
 ADDED_SINCE = {
     *("insights", "a_tag", "b_tag", "time_format", "missing_recording", "callback_to"),
-    *("custom_field", "record"),
+    *("custom_field", "record", "generation"),
 }
 
 
@@ -408,14 +421,39 @@ def test_tags_come_after_the_documented_keys(product: Product) -> None:
 @pytest.mark.parametrize("product", Product)
 @pytest.mark.parametrize("custom_field", [None, "ref 7"])
 @pytest.mark.parametrize("record", [True, False])
-def test_the_second_generation_adds_two_keys_at_the_end(
+def test_the_second_generation_has_its_own_ids_and_two_more_keys_at_the_end(
     product: Product, custom_field: str | None, record: bool
 ) -> None:
     for facts_with in (call_completed, deallocated, verified):
-        plain = body_of(product, facts_with(transaction_id=None))
-        added = body_of(product, facts_with(transaction_id=None, custom_field=custom_field, record=record))
-        assert list(added.items()) == [*plain.items(), ("custom_field", custom_field), ("record", record)]
+        said: dict[str, Any] = {"transaction_id": None, "custom_field": custom_field, "record": record}
+        plain = body_of(product, facts_with(**said))
+        added = body_of(product, facts_with(**said, generation=Generation.SECOND))
+        id_key, prefix = {
+            Product.GREENPIN: ("greenpin_id", "gp_"),
+            Product.GREENVN: ("greenvn_id", "gvn_"),
+        }[product]
+        assert plain[id_key] == str(ALLOCATION)
+        as_it_is_known = {id_key: prefix + ALLOCATION.hex}
+        assert list(added.items()) == [
+            *(plain | as_it_is_known).items(),
+            ("custom_field", custom_field),
+            ("record", record),
+        ]
         assert plain["transaction_id" if product is Product.GREENPIN else "connection_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("kept_record", "generation"),
+    [(None, Generation.FIRST), (True, Generation.SECOND), (False, Generation.SECOND)],
+)
+def test_facts_that_did_not_say_their_generation_said_it_by_the_recording(
+    kept_record: bool | None, generation: Generation
+) -> None:
+    for facts in (call_completed(), deallocated(), verified()):
+        kept = facts.to_json() | {"record": kept_record}
+        del kept["generation"]
+        told = facts_of(facts.kind, kept)
+        assert told == replace(facts, record=bool(kept_record), generation=generation)
 
 
 @pytest.mark.parametrize("product", Product)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
+from uuid import UUID
 
 from cordboard.routing.model import Allocation, AllocationId, Party, Product, Side, State, Usage
 from cordboard.routing.numbers import E164, Pin, country_calls, parse_number
@@ -130,6 +131,25 @@ class Generation(IntEnum):
     SECOND = 2
 
 
+_ID_PREFIXES: Final[Mapping[Product, str]] = {Product.GREENPIN: "gp_", Product.GREENVN: "gvn_"}
+
+
+def id_prefix(product: Product) -> str:
+    """With what the ids of the second generation begin."""
+    return _ID_PREFIXES[product]
+
+
+def id_text(id: AllocationId, product: Product, generation: Generation) -> str:
+    """The allocation as its client knows it: a UUID, or `gp_` or `gvn_` and 32 hex digits."""
+    match generation:
+        case Generation.FIRST:
+            return str(UUID(bytes=id))
+        case Generation.SECOND:
+            return id_prefix(product) + id.hex()
+        case unmatched:
+            assert_never(unmatched)
+
+
 class ReleaseCause(Enum):
     EXPIRED = "expired"
     REQUESTED = "requested"
@@ -159,11 +179,6 @@ class Standing:
     updated_at_us: int | None = None
     released_at_us: int | None = None
     release_cause: ReleaseCause | None = None
-
-    @property
-    def told_record(self) -> bool | None:
-        """What events say of recording; the first generation knows no such word."""
-        return self.allocation.policy.record if self.generation is Generation.SECOND else None
 
     def is_active(self, now_us: int) -> bool:
         """Past its end it is vaulted for everybody; nothing waits for the sweep."""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, assert_never
 import asyncpg
 
 from cordboard.clock import SECOND_US, to_datetime
-from cordboard.routing.allocate import side_key
+from cordboard.routing.allocate import Generation, side_key
 from cordboard.routing.model import AllocationId, AskPin, Connect, Decision, Product, Refuse
 from cordboard.routing.numbers import E164
 from cordboard.routing.tenant import TenantSettings
@@ -160,6 +160,7 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
                     b_tag=(told["b_tag"] or settings.b_tag) if settings.tag_enabled else None,
                     custom_field=told["custom_field"],
                     record=told["record"],
+                    generation=Generation(told["generation"]),
                     time_format=settings.callback_time_format,
                     missing_recording=settings.missing_recording,
                     callback_to=settings.callback_to,

@@ -5,8 +5,8 @@ In memory numbers and PINs hide themselves; `to_json` is where they are written 
 What a tenant's settings say of the wording is a fact too: a later change rewords no event. Facts of an
 earlier version wait in the outbox of an upgraded engine, so what was added since has a default.
 
-Where an allocation may be of the second generation, its `transaction_id` may be None, and `record` (whether
-calls are recorded) is not None; only then `custom_field` means anything.
+Of an allocation of the second generation the `transaction_id` is None; `custom_field` and `record` (whether
+calls are recorded) are told of that generation only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, ClassVar, Self, assert_never
 from uuid import UUID
 
+from cordboard.routing.allocate import Generation
 from cordboard.routing.model import AllocationId, Party, Usage
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.tenant import CallbackTimeFormat, CallbackTo, MissingRecording
@@ -73,7 +74,8 @@ class VerifiedFacts:
     call_sid: str
     # The client's own text may say anything.
     custom_field: str | None = field(default=None, repr=False)
-    record: bool | None = None
+    record: bool = False
+    generation: Generation = Generation.FIRST
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -85,6 +87,7 @@ class VerifiedFacts:
             "call_sid": self.call_sid,
             "custom_field": self.custom_field,
             "record": self.record,
+            "generation": self.generation.value,
         }
 
     @classmethod
@@ -97,7 +100,8 @@ class VerifiedFacts:
             pin=Pin(kept["pin"]),
             call_sid=kept["call_sid"],
             custom_field=kept.get("custom_field"),
-            record=kept.get("record"),
+            record=bool(kept.get("record")),
+            generation=_generation_of(kept),
         )
 
 
@@ -157,7 +161,8 @@ class DeallocatedFacts:
     b: Party
     # The client's own text may say anything.
     custom_field: str | None = field(default=None, repr=False)
-    record: bool | None = None
+    record: bool = False
+    generation: Generation = Generation.FIRST
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -168,6 +173,7 @@ class DeallocatedFacts:
             "b": _party_to_json(self.b),
             "custom_field": self.custom_field,
             "record": self.record,
+            "generation": self.generation.value,
         }
 
     @classmethod
@@ -179,7 +185,8 @@ class DeallocatedFacts:
             a=_party_of(kept["a"]),
             b=_party_of(kept["b"]),
             custom_field=kept.get("custom_field"),
-            record=kept.get("record"),
+            record=bool(kept.get("record")),
+            generation=_generation_of(kept),
         )
 
 
@@ -215,7 +222,8 @@ class CallCompletedFacts:
     callback_to: CallbackTo = CallbackTo.REAL
     # The client's own text may say anything.
     custom_field: str | None = field(default=None, repr=False)
-    record: bool | None = None
+    record: bool = False
+    generation: Generation = Generation.FIRST
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -241,6 +249,7 @@ class CallCompletedFacts:
             "callback_to": self.callback_to.value,
             "custom_field": self.custom_field,
             "record": self.record,
+            "generation": self.generation.value,
         }
 
     @classmethod
@@ -267,7 +276,8 @@ class CallCompletedFacts:
             missing_recording=MissingRecording(kept.get("missing_recording", "text")),
             callback_to=CallbackTo(kept.get("callback_to", "real")),
             custom_field=kept.get("custom_field"),
-            record=kept.get("record"),
+            record=bool(kept.get("record")),
+            generation=_generation_of(kept),
         )
 
 
@@ -291,6 +301,13 @@ def facts_of(kind: EventKind, kept: Mapping[str, Any]) -> Facts:
 
 def _id_text(id: AllocationId) -> str:
     return str(UUID(bytes=id))
+
+
+def _generation_of(kept: Mapping[str, Any]) -> Generation:
+    if "generation" in kept:
+        return Generation(kept["generation"])
+    # Facts that did not say it said of the second generation alone whether calls are recorded.
+    return Generation.FIRST if kept.get("record") is None else Generation.SECOND
 
 
 def _id_of(text: str) -> AllocationId:

@@ -280,7 +280,8 @@ def _verified(item: NewOutcome, id: UUID, standing: Standing) -> NewEvent:
             pin=item.digits,
             call_sid=item.call.call_sid,
             custom_field=standing.allocation.policy.custom_field,
-            record=standing.told_record,
+            record=standing.allocation.policy.record,
+            generation=standing.generation,
         ),
     )
 

@@ -18,7 +18,16 @@ from uuid import UUID
 
 import orjson
 
-from cordboard.routing.allocate import Code, Fault, Generation, ReleaseCause, Standing, Unacceptable
+from cordboard.routing.allocate import (
+    Code,
+    Fault,
+    Generation,
+    ReleaseCause,
+    Standing,
+    Unacceptable,
+    id_prefix,
+    id_text,
+)
 from cordboard.routing.model import Product
 from cordboard.routing.second_generation import OutOfRange, SecondDraft
 from cordboard.storage.allocations import AllocationName, AlreadyReleased, NotFound
@@ -54,21 +63,20 @@ SECOND_RULES: Final = (
 )
 SECOND_ENDED: Final = (409, Code.DELETED)
 
-_PREFIXES: Final[Mapping[Product, str]] = {Product.GREENPIN: "gp_", Product.GREENVN: "gvn_"}
 _DIGITS_OF_ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 SecondHandler = Callable[[Exchange, Product], Awaitable[RawAnswer]]
 
 
-def names_second(id_text: str) -> bool:
+def names_second(given_id: str) -> bool:
     """Whether an id, good or bad, is written as this generation writes them."""
-    return id_text.startswith(tuple(_PREFIXES.values()))
+    return given_id.startswith(tuple(map(id_prefix, Product)))
 
 
-def second_name(product: Product, id_text: str) -> AllocationName | None:
+def second_name(product: Product, given_id: str) -> AllocationName | None:
     """The allocation that `gp_` or `gvn_` and 32 lower-case hex digits name; None for every other text."""
-    digits = id_text.removeprefix(_PREFIXES[product])
-    if digits == id_text or not _DIGITS_OF_ID.fullmatch(digits):
+    digits = given_id.removeprefix(id_prefix(product))
+    if digits == given_id or not _DIGITS_OF_ID.fullmatch(digits):
         return None
     return AllocationName(UUID(digits), product, Generation.SECOND)
 
@@ -197,13 +205,13 @@ class SecondGeneration:
         away: DatabaseAway | None = None
         # One after the other: an id may come twice, and then the order counts.
         for item in items:
-            id_text = item.get("greenpin_id") if isinstance(item, dict) else None
-            report: dict[str, Any] = {"greenpin_id": id_text if isinstance(id_text, str) else None}
+            given_id = item.get("greenpin_id") if isinstance(item, dict) else None
+            report: dict[str, Any] = {"greenpin_id": given_id if isinstance(given_id, str) else None}
             try:
                 if away is not None:
                     # Each further try would only wait for its own timeout.
                     raise away
-                changed = await self._update_item(exchange.tenant, item, id_text)
+                changed = await self._update_item(exchange.tenant, item, given_id)
             except Exception as error:
                 away = error if isinstance(error, DatabaseAway) else away
                 problem = _problem_of(error)
@@ -215,14 +223,14 @@ class SecondGeneration:
         has_failed = any(report["status"] == "failed" for report in reports)
         return _answer(reports, 207 if has_failed else 200, propagation(is_propagated))
 
-    async def _update_item(self, tenant: TenantView, item: object, id_text: object) -> Changed:
+    async def _update_item(self, tenant: TenantView, item: object, given_id: object) -> Changed:
         if not isinstance(item, dict):
             raise Refused(Code.BAD, "The item must be an object.")
-        if id_text is None:
+        if given_id is None:
             raise Refused(Code.MISSING, "greenpin_id must be given.")
-        if not isinstance(id_text, str):
+        if not isinstance(given_id, str):
             raise Refused(Code.BAD, "greenpin_id must be text.")
-        name = second_name(Product.GREENPIN, id_text)
+        name = second_name(Product.GREENPIN, given_id)
         if name is None:
             raise NotFound(Product.GREENPIN)
         return await self._allocating.update(tenant, name, SecondRevision(parse_second_update(item)))
@@ -235,7 +243,7 @@ def second_data(standing: Standing, tenant: TenantView, now_us: int) -> dict[str
     """The keys of the pages, in their order; `now_us` tells whether it is past its end."""
     allocation = standing.allocation
     zone = tenant.settings.timezone
-    id_text = _id_text(standing)
+    shown_id = _id_text(standing)
     [virtual_number] = allocation.a.virtual_numbers
     parties = {
         "from": [number.plus for number in allocation.a.numbers],
@@ -249,11 +257,11 @@ def second_data(standing: Standing, tenant: TenantView, now_us: int) -> dict[str
     }
     custom_field = {"custom_field": allocation.policy.custom_field}
     if allocation.product is Product.GREENVN:
-        named = {"greenvn_id": id_text, "virtual_number": virtual_number.plus}
+        named = {"greenvn_id": shown_id, "virtual_number": virtual_number.plus}
         return {**named, **parties, **custom_field, **times}
     pin = allocation.b.pin
     assert pin is not None, "every GreenPin of this generation has one"
-    named = {"greenpin_id": id_text, "virtual_number": virtual_number.plus, "pin": pin.digits}
+    named = {"greenpin_id": shown_id, "virtual_number": virtual_number.plus, "pin": pin.digits}
     return {**named, **parties, **times, **custom_field}
 
 
@@ -266,8 +274,7 @@ def _status(standing: Standing, now_us: int) -> str:
 
 
 def _id_text(standing: Standing) -> str:
-    allocation = standing.allocation
-    return _PREFIXES[allocation.product] + allocation.id.hex()
+    return id_text(standing.allocation.id, standing.allocation.product, standing.generation)
 
 
 def _name_of_path(exchange: Exchange, product: Product) -> AllocationName:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, Final, assert_never
-from uuid import UUID
 
 from cordboard.clock import EPOCH, to_datetime
-from cordboard.routing.model import AllocationId, Product
+from cordboard.routing.allocate import Generation, id_text
+from cordboard.routing.model import Product
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.tenant import CallbackTimeFormat, CallbackTo, MissingRecording
 from cordboard.storage.facts import (
@@ -72,7 +72,7 @@ def _greenpin_call(facts: CallCompletedFacts) -> dict[str, Any]:
         "transaction_id": facts.transaction_id,
         "call_sid": facts.call_sid,
         "vn": facts.virtual_number.plus,
-        "greenpin_id": _id_text(facts.allocation_id),
+        "greenpin_id": id_text(facts.allocation_id, Product.GREENPIN, facts.generation),
         "from": _plus_or_null(facts.caller),
         "to": _called(facts),
         "call_type": facts.call_type,
@@ -99,7 +99,7 @@ def _greenpin_deallocation(facts: DeallocatedFacts) -> dict[str, Any]:
         "aparty_pins": _pin_texts(facts.a.pins),
         "bparty_pins": _pin_texts(facts.b.pins),
         "usage": facts.usage.value,
-        "greenpin_id": _id_text(facts.allocation_id),
+        "greenpin_id": id_text(facts.allocation_id, Product.GREENPIN, facts.generation),
         "state": _STATE,
         **_of_second_generation(facts),
     }
@@ -108,7 +108,7 @@ def _greenpin_deallocation(facts: DeallocatedFacts) -> dict[str, Any]:
 def _greenpin_verified(facts: VerifiedFacts) -> dict[str, Any]:
     return {
         "caller": _plus_or_null(facts.caller),
-        "greenpin_id": _id_text(facts.allocation_id),
+        "greenpin_id": id_text(facts.allocation_id, Product.GREENPIN, facts.generation),
         "vn": facts.virtual_number.plus,
         "transaction_id": facts.transaction_id,
         "pin": facts.pin.digits,
@@ -164,7 +164,7 @@ def _greenvn_call(facts: CallCompletedFacts) -> dict[str, Any]:
         "dial_call_status": facts.dial_call_status,
         "greenvn": facts.virtual_number.plus,
         **conversation,
-        "greenvn_id": _id_text(facts.allocation_id),
+        "greenvn_id": id_text(facts.allocation_id, Product.GREENVN, facts.generation),
         "call_type": facts.call_type,
         "call_sid": facts.call_sid,
         "to": _called(facts),
@@ -187,7 +187,7 @@ def _greenvn_deallocation(facts: DeallocatedFacts) -> dict[str, Any]:
         "usage": facts.usage.value,
         "state": _STATE,
         "greenvn": virtual_number.plus,
-        "greenvn_id": _id_text(facts.allocation_id),
+        "greenvn_id": id_text(facts.allocation_id, Product.GREENVN, facts.generation),
         **_of_second_generation(facts),
     }
 
@@ -195,7 +195,7 @@ def _greenvn_deallocation(facts: DeallocatedFacts) -> dict[str, Any]:
 def _greenvn_verified(facts: VerifiedFacts) -> dict[str, Any]:
     return {
         "caller": _plus_or_null(facts.caller),
-        "greenvn_id": _id_text(facts.allocation_id),
+        "greenvn_id": id_text(facts.allocation_id, Product.GREENVN, facts.generation),
         "greenvn": facts.virtual_number.plus,
         "connection_id": facts.transaction_id,
         "pin": facts.pin.digits,
@@ -227,9 +227,13 @@ def _insights(insights: Insights) -> dict[str, Any]:
 
 
 def _of_second_generation(facts: CallCompletedFacts | DeallocatedFacts | VerifiedFacts) -> dict[str, Any]:
-    if facts.record is None:
-        return {}
-    return {"custom_field": facts.custom_field, "record": facts.record}
+    match facts.generation:
+        case Generation.FIRST:
+            return {}
+        case Generation.SECOND:
+            return {"custom_field": facts.custom_field, "record": facts.record}
+        case unmatched:
+            assert_never(unmatched)
 
 
 def _tags(facts: CallCompletedFacts) -> dict[str, Any]:
@@ -259,10 +263,6 @@ def _recording_url(facts: CallCompletedFacts) -> str | None:
             return None
         case unmatched:
             assert_never(unmatched)
-
-
-def _id_text(id: AllocationId) -> str:
-    return str(UUID(bytes=id))
 
 
 def _plus_or_null(number: E164 | None) -> str | None:

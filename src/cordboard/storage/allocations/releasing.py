@@ -249,6 +249,7 @@ def _deallocated(standing: Standing) -> NewEvent:
             a=allocation.a,
             b=allocation.b,
             custom_field=allocation.policy.custom_field,
-            record=standing.told_record,
+            record=allocation.policy.record,
+            generation=standing.generation,
         ),
     )
