@@ -26,21 +26,12 @@ FROM verification
 WHERE cell = ANY($1::smallint[]) AND verified_at > $2 AND outcome = 'failure'
 ORDER BY verified_at;
 
--- name: count_failures
--- Wrong PINs of an allocation's own people; a released one counts no more.
+-- name: set_failures
+-- Wrong PINs of allocations' own people, counted while the rows are locked.
 UPDATE allocation
-SET pin_failures = least(allocation.pin_failures + counted.failures, 32767)::smallint, version = allocation.version + 1
-FROM unnest($2::uuid[], $3::integer[]) AS counted (allocation_id, failures)
-WHERE allocation.cell = $1 AND allocation.id = counted.allocation_id AND allocation.state = 'active'
-    AND allocation.is_exclusive
-RETURNING allocation.id;
-
--- name: forget_failures
--- A right PIN resets the count. It does not unlock: one that was decided before the lock reached its node may
--- still arrive.
-UPDATE allocation SET pin_failures = 0, version = version + 1
-WHERE cell = $1 AND id = ANY($2::uuid[]) AND state = 'active' AND pin_failures BETWEEN 1 AND pin_attempts_max - 1
-RETURNING id;
+SET pin_failures = counted.failures, version = allocation.version + 1
+FROM unnest($2::uuid[], $3::smallint[]) AS counted (allocation_id, failures)
+WHERE allocation.cell = $1 AND allocation.id = counted.allocation_id AND allocation.state = 'active';
 
 -- name: products_of_lines
 -- Whether live allocations of each product stand on these VNs. The few that have ended and wait for the sweep

@@ -287,6 +287,81 @@ async def test_what_one_batch_counts_is_told_once(office: Office) -> None:
     assert await locks_told(office, told) == [(2, True)]
 
 
+@pytest.mark.parametrize(
+    ("before", "batch", "failures", "is_locked"),
+    [
+        # `r` is a right PIN, each `w` a wrong one; the third in a row locks.
+        (0, "rw", 1, False),
+        (2, "rw", 1, False),
+        (2, "rww", 2, False),
+        (2, "rwww", 3, True),
+        (1, "wr", 0, False),
+        (1, "wrwrw", 1, False),
+        (0, "rwrrww", 2, False),
+        (2, "r", 0, False),
+        (0, "wr", 0, False),
+        # What has locked it is not taken back by a right PIN that came after.
+        (1, "wwr", 3, True),
+        (2, "wrw", 4, True),
+        (3, "rw", 4, True),
+    ],
+)
+async def test_the_entries_of_one_batch_count_in_their_order(
+    office: Office, before: int, batch: str, failures: int, is_locked: bool
+) -> None:
+    standing = await one_alone(office)
+    for n in range(before):
+        await office.record(office.wrong(f"before {n}", "9", against=standing))
+    told = len(await office.told())
+    await office.record(
+        *(
+            office.right(f"sid-{n}", standing, Side.A, is_stranger=False, resets_lock=True)
+            if entry == "r"
+            else office.wrong(f"sid-{n}", "9", against=standing)
+            for n, entry in enumerate(batch)
+        )
+    )
+    found = await office.found(standing)
+    assert (found.pin_failures, found.allocation.is_locked) == (failures, is_locked)
+    version = 1 + before + (failures != before)
+    assert found.version == version
+    assert await locks_told(office, told) == [(version, is_locked)] * (failures != before)
+
+
+async def test_of_two_allocations_in_one_batch_each_counts_its_own(office: Office) -> None:
+    here = await one_alone(office)
+    there = alone(office.standing([CAT], [DAN], b_pin="1", a_vns=[office.other_vn], b_vns=[office.other_vn]))
+    await office.make(there)
+    for standing in (here, there):
+        await office.record(office.wrong(f"one {standing.allocation.id.hex()}", "9", against=standing))
+    told = len(await office.told())
+    await office.record(
+        office.wrong("two", "9", against=there),
+        office.right("three", here, Side.A, is_stranger=False, resets_lock=True),
+        office.wrong("four", "9", against=there),
+        office.wrong("five", "9", against=here),
+        office.wrong("six", "8", against=here),
+    )
+    assert [(await office.found(one)).pin_failures for one in (here, there)] == [2, 3]
+    assert sorted(await locks_told(office, told)) == [(3, False), (3, True)]
+
+
+async def test_a_stranger_who_joins_in_the_batch_that_counts_is_told_with_the_lock(office: Office) -> None:
+    standing = await one_alone(office)
+    await office.record(
+        office.wrong("one", "9", against=standing),
+        office.right("two", standing, Side.A, CAT),
+        office.wrong("three", "9", against=standing),
+    )
+    found = await office.found(standing)
+    # A stranger's success resets nothing unless it says so.
+    assert found.pin_failures == 2
+    assert [member.number for member in await office.members(standing)] == [CAT]
+    last = (await office.told())[-1]
+    assert isinstance(last, AllocationStands)
+    assert last.version == found.version
+
+
 async def test_wrong_pins_in_many_calls_at_once_are_all_counted(office: Office) -> None:
     standing = await one_alone(office)
     told = len(await office.told())

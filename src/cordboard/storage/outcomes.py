@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, assert_never
 from uuid import UUID
 
 import asyncpg
@@ -22,6 +22,7 @@ from cordboard.routing.model import (
     Progress,
     RightPin,
     Side,
+    State,
     WrongPin,
 )
 from cordboard.routing.numbers import E164, Pin
@@ -37,6 +38,8 @@ _SQL: Final = load("outcomes")
 
 # How the tables write a caller that is withheld: no number is 0.
 WITHHELD: Final = 0
+# As many as the column holds; locks need 10 at most (exotel.md 9.2).
+FAILURES_MAX: Final = 32_767
 
 
 class CallKey(NamedTuple):
@@ -106,20 +109,17 @@ async def _tell(
         for item in items
         if isinstance(item.outcome, RightPin) and item.outcome.is_stranger
     ]
-    found = (
-        await allocations.lock_many(
-            connection, cell, [UUID(bytes=right.admission.allocation_id) for _, right in strangers]
-        )
-        if strangers
-        else {}
-    )
+    entered = _by_lock(items)
+    # All at once, in the order in which everybody locks them.
+    ids = {UUID(bytes=right.admission.allocation_id) for _, right in strangers} | set(entered)
+    found = await allocations.lock_many(connection, cell, ids) if ids else {}
     joins = [
         allocations.Join(right.admission.allocation_id, item.call.caller, right.admission.side, item.digits)
         for item, right in strangers
         if item.call.caller is not None
     ]
     changes: list[Change] = await allocations.join(connection, cell, joins, found, now_us)
-    changes += await _count_for_locks(connection, cell, [item.outcome for item in items])
+    changes += await _count_for_locks(connection, cell, entered, found)
     events = await _failures(connection, cell, items, now_us)
     for item, right in strangers:
         id = UUID(bytes=right.admission.allocation_id)
@@ -131,35 +131,64 @@ async def _tell(
     return await feed.append(connection, cell, changes, now_us) if changes else None
 
 
+def _by_lock(items: Iterable[NewOutcome]) -> dict[UUID, list[Outcome]]:
+    """Allocation that locks itself → what was entered there, in its order."""
+    entered: dict[UUID, list[Outcome]] = {}
+    for outcome in (item.outcome for item in items):
+        match outcome:
+            case RightPin(admission=admission, resets_lock=True):
+                entered.setdefault(UUID(bytes=admission.allocation_id), []).append(outcome)
+            case WrongPin(counts_against=bytes() as allocation_id):
+                entered.setdefault(UUID(bytes=allocation_id), []).append(outcome)
+            case RightPin() | WrongPin():
+                pass
+            case unmatched:
+                assert_never(unmatched)
+    return entered
+
+
 async def _count_for_locks(
-    connection: Connection, cell: int, new_outcomes: Sequence[Outcome]
+    connection: Connection,
+    cell: int,
+    entered: Mapping[UUID, Sequence[Outcome]],
+    locked: Mapping[UUID, allocations.Found],
 ) -> list[Change]:
-    """Count the failures of allocations that lock themselves, and forget them after a success."""
-    failures: Counter[UUID] = Counter()
-    for outcome in new_outcomes:
-        if isinstance(outcome, WrongPin) and outcome.counts_against is not None:
-            failures[UUID(bytes=outcome.counts_against)] += 1
-    right = {
-        UUID(bytes=outcome.admission.allocation_id)
-        for outcome in new_outcomes
-        if isinstance(outcome, RightPin) and outcome.resets_lock
+    """Count failures one after the other; `locked` has the allocations as they stand under our lock."""
+    standings = {id: locked[id].standing for id in entered if id in locked}
+    counts = {
+        id: _failures_after(standing, entered[id])
+        for id, standing in standings.items()
+        # A released one counts no more, and one that shares its VN does not lock itself.
+        if standing.state is State.ACTIVE
+        and standing.allocation.is_exclusive
+        and standing.pin_attempts_max is not None
     }
-    ids: list[UUID] = []
-    if failures:
-        in_order = sorted(failures)
-        counted = await connection.fetch(
-            _SQL["count_failures"], cell, in_order, [failures[id] for id in in_order]
-        )
-        ids += [row["id"] for row in counted]
-    if right:
-        ids += [row["id"] for row in await connection.fetch(_SQL["forget_failures"], cell, sorted(right))]
-    if not ids:
+    changed = {id: count for id, count in counts.items() if count != standings[id].pin_failures}
+    if not changed:
         return []
-    found = await allocations.find(connection, cell, ids)
+    await connection.execute(_SQL["set_failures"], cell, list(changed), list(changed.values()))
+    # Once more: some of them got members, too.
+    found = await allocations.find(connection, cell, list(changed))
     return [
         AllocationStands(here.tenant_no, here.standing.version, here.standing.allocation)
         for here in found.values()
     ]
+
+
+def _failures_after(standing: Standing, entered: Iterable[Outcome]) -> int:
+    """What the allocation counts after these entries.
+
+    A right PIN begins anew, but it does not unlock: one that was decided before the lock reached its node may
+    still arrive.
+    """
+    failures = standing.pin_failures
+    assert standing.pin_attempts_max is not None, "only these lock themselves"
+    for outcome in entered:
+        if isinstance(outcome, WrongPin):
+            failures = min(failures + 1, FAILURES_MAX)
+        elif failures < standing.pin_attempts_max:
+            failures = 0
+    return failures
 
 
 async def _failures(
