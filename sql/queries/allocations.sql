@@ -79,7 +79,8 @@ WHERE virtual_number.cell = $1 AND virtual_number.number = wanted.number
 RETURNING virtual_number.number;
 
 -- name: insert_uses
--- The lock keeps a VN from becoming exclusive, or a drained one from being missed, until we are done.
+-- The lock keeps a VN from becoming exclusive or being deleted until we are done. It does not hold off draining:
+-- what began before the VN was drained may still come to stand on it.
 INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive, product)
 SELECT $1, new.virtual_number, new.allocation_id, new.is_exclusive, new.product
 FROM unnest($2::bigint[], $3::uuid[], $4::boolean[], $5::text[])

@@ -288,8 +288,8 @@ def number_taken(field: str, virtual_number: E164, number: E164) -> Fault:
 
 def virtual_number_busy(field: str, virtual_number: E164) -> Fault:
     message = (
-        f"{field}: virtual number {virtual_number} bears an allocation that wants it alone, or did a short"
-        " while ago."
+        f"{field}: virtual number {virtual_number} has no room: this allocation or one that it bears wants it"
+        " alone, or one did a short while ago, or it gets no new allocations."
     )
     return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message)
 

@@ -194,7 +194,7 @@ class GreenPinBody(_Strict):
     deallocation_policy: DeallocationPolicy | None = None
     # The page's table spells it so, its samples do not.
     deallocation_policy_of_the_table: DeallocationPolicy | None = Field(None, alias="Deallocation_policy")
-    # Accepted for later (exotel.md 8.7): nothing carries tags yet.
+    # What events call the sides, in place of the tenant's words (exotel.md 8.7); no update changes them.
     aparty_tag: Text | None = None
     bparty_tag: Text | None = None
 
