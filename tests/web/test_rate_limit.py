@@ -96,7 +96,7 @@ def test_no_window_has_more_than_the_limit_and_who_waits_as_told_is_admitted(
 
 
 async def test_a_tenant_has_no_limit_by_default(shop: Shop) -> None:
-    assert {(await shop.ask("GET", "/settings")).status for _ in range(50)} == {200}
+    assert {(await shop.ask("GET", "/applet-keys")).status for _ in range(50)} == {200}
 
 
 async def test_over_its_limit_a_tenant_hears_when_to_come_back(make_shop: MakeShop) -> None:
@@ -104,10 +104,10 @@ async def test_over_its_limit_a_tenant_hears_when_to_come_back(make_shop: MakeSh
     made = await shop.make()
     assert (await shop.get(made["greenpin_id"])).status == 200
     # A request that is refused for another reason was a request too.
-    assert_refused(await shop.ask("PUT", "/settings", {"timezone": "x"}), 400, Code.BAD)
+    assert_refused(await shop.put(made["greenpin_id"], {"usage": "x"}), 400, Code.BAD)
     before = await shop.rows()
     for method, path, body in (
-        ("GET", "/settings", None),
+        ("GET", "/applet-keys", None),
         ("POST", "/greenpin", shop.order("another")),
         ("DELETE", f"/greenpin/{made['greenpin_id']}", None),
     ):
@@ -120,20 +120,20 @@ async def test_over_its_limit_a_tenant_hears_when_to_come_back(make_shop: MakeSh
 
 async def test_who_is_not_the_tenant_cannot_use_up_its_budget(make_shop: MakeShop, shop: Shop) -> None:
     limited = await make_shop({"rate_limit": "1/1h"})
-    url = f"/v1/tenants/{limited.id}/settings"
+    url = f"/v1/tenants/{limited.id}/applet-keys"
     for _ in range(3):
         wrong = await limited.client.ask("GET", url, user=(limited.id, "wrong"))
         assert_refused(wrong, 401, Code.UNAUTHENTICATED)
         stranger = {"Authorization": basic(shop.id, shop.credentials.api_token)}
         assert_refused(await limited.client.ask("GET", url, headers=stranger), 403, Code.NOT_PERMITTED)
-    assert (await limited.ask("GET", "/settings")).status == 200
-    assert (await limited.ask("GET", "/settings")).status == 429
+    assert (await limited.ask("GET", "/applet-keys")).status == 200
+    assert (await limited.ask("GET", "/applet-keys")).status == 429
 
 
 async def test_calls_are_never_limited(make_shop: MakeShop) -> None:
     shop = await make_shop({"rate_limit": "1/1h"})
-    assert (await shop.ask("GET", "/settings")).status == 200
-    assert (await shop.ask("GET", "/settings")).status == 429
+    assert (await shop.ask("GET", "/applet-keys")).status == 200
+    assert (await shop.ask("GET", "/applet-keys")).status == 429
     for applet in ("passthru?switch=1&", "gather?", "connect?", "greeting?"):
         url = f"/v1/tenants/{shop.id}/exotel/{applet}key={shop.credentials.applet_key}&CallSid=c1"
         assert (await shop.client.ask("GET", url)).status == 200
@@ -142,8 +142,18 @@ async def test_calls_are_never_limited(make_shop: MakeShop) -> None:
 async def test_a_new_limit_holds_from_the_next_request_on(shop: Shop) -> None:
     changed = await shop.ask("PUT", "/settings", {"rate_limit": "2/1h"})
     assert changed.data["rate_limit"] == "2/1h"
-    statuses = [(await shop.ask("GET", "/settings")).status for _ in range(3)]
+    statuses = [(await shop.ask("GET", "/applet-keys")).status for _ in range(3)]
     assert statuses == [200, 200, 429]
+
+
+async def test_settings_are_not_limited_so_that_a_tenant_can_undo_its_own_limit(shop: Shop) -> None:
+    assert (await shop.ask("PUT", "/settings", {"rate_limit": "1/1d"})).status == 200
+    # Neither are they counted: the one request that the limit admits is still there.
+    assert {(await shop.ask("GET", "/settings")).status for _ in range(3)} == {200}
+    assert_refused(await shop.ask("PUT", "/settings", {"rate_limit": "0/1d"}), 400, Code.BAD)
+    assert [(await shop.ask("GET", "/applet-keys")).status for _ in range(2)] == [200, 429]
+    assert (await shop.ask("PUT", "/settings", {"rate_limit": None})).status == 200
+    assert {(await shop.ask("GET", "/applet-keys")).status for _ in range(3)} == {200}
 
 
 def test_the_wait_is_told_in_whole_seconds_that_suffice() -> None:

@@ -22,7 +22,7 @@ from cordboard.web.errors import (
     problem_of,
     refusal,
 )
-from cordboard.web.openapi import TENANT_API, Operation, Route
+from cordboard.web.openapi import TENANT_API, UNLIMITED_TENANT_API, Operation, Route
 from cordboard.web.rate_limit import RateLimiter
 
 TENANT_PATH: Final = "/v1/tenants/{tenant}"
@@ -54,12 +54,21 @@ class Tenants:
         self._tenants = tenants
         self._rate_limiter = RateLimiter()
 
-    def route(self, method: str, path: str, handler: TenantHandler, operation: Operation) -> Route:
+    def route(
+        self,
+        method: str,
+        path: str,
+        handler: TenantHandler,
+        operation: Operation,
+        *,
+        is_rate_limited: bool = True,
+    ) -> Route:
         async def run(request: web.Request) -> web.Response:
             request_id = new_request_id()
             try:
                 tenant = authenticated(self._tenants, request)
-                self._check_rate(tenant)
+                if is_rate_limited:
+                    self._check_rate(tenant)
                 check_version(request)
                 exchange = Exchange(request, request_id, tenant)
                 answer = await handler(exchange)
@@ -73,7 +82,8 @@ class Tenants:
                 case unmatched:
                     assert_never(unmatched)
 
-        return Route(method, path, run, TENANT_API, operation, expect_handler=expect_continue)
+        frame = TENANT_API if is_rate_limited else UNLIMITED_TENANT_API
+        return Route(method, path, run, frame, operation, expect_handler=expect_continue)
 
     def _check_rate(self, tenant: TenantView) -> None:
         """Raises Refused (429/17). Nobody but the tenant itself gets here and uses up its requests."""

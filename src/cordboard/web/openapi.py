@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -136,6 +136,10 @@ TENANT_API: Final = Frame(
         *_FAULTS,
     ),
     headers=(EXOTEL_VERSION,),
+)
+# The way out for a tenant that has set itself a limit too tight.
+UNLIMITED_TENANT_API: Final = replace(
+    TENANT_API, refusals=tuple(pair for pair in TENANT_API.refusals if pair != (429, Code.TOO_MANY))
 )
 ADMIN_API: Final = Frame(schemes=("operator",), refusals=((401, Code.UNAUTHENTICATED), *_FAULTS))
 APPLETS: Final = Frame(schemes=("applet_key", "tenant"))

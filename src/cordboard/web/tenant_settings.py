@@ -279,6 +279,7 @@ class SettingsResource:
 
     def routes(self, tenants: Tenants) -> list[Route]:
         path = f"{TENANT_PATH}/settings"
+        show = Operation("Show all settings", data=SettingsBody)
         change = Operation(
             "Change settings",
             description=(
@@ -289,8 +290,9 @@ class SettingsResource:
             data=SettingsBody,
         )
         return [
-            tenants.route("GET", path, self._show, Operation("Show all settings", data=SettingsBody)),
-            tenants.route("PUT", path, self._change, change),
+            # Not limited: a tenant that has set `rate_limit` to 1/1d must not have to wait a day to undo it.
+            tenants.route("GET", path, self._show, show, is_rate_limited=False),
+            tenants.route("PUT", path, self._change, change, is_rate_limited=False),
         ]
 
     async def _show(self, exchange: Exchange) -> Answer:
