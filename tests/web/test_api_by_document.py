@@ -21,7 +21,7 @@ from cordboard.node import Node
 from cordboard.simulator.client import Client
 
 from .conftest import MakeShop
-from .shop import ADMIN_TOKEN, UNKNOWN_ID, Shop
+from .shop import ADMIN_TOKEN, AGENT, CUSTOMER, OTHER_AGENT, OTHER_CUSTOMER, UNKNOWN_ID, Shop
 
 # Of each operation, for good requests and for bad ones: together some 10 s on two slow cores. Five times as
 # many found nothing more.
@@ -31,8 +31,11 @@ EXAMPLES = 12
 NOT_HELD_TO = {"positive_data_acceptance"}
 # Of a bulk, each item is refused by itself, in an answer that is none.
 NOT_HELD_TO_BY_ITEMS = {"negative_data_rejection"}
-
-BULK = "PUT /v1/tenants/{tenant}/greenpin"
+BULKS = {
+    "PUT /v1/tenants/{tenant}/greenpin",
+    "POST /v1/tenants/{tenant}/greenpin/bulk",
+    "POST /v1/tenants/{tenant}/greenvn/bulk",
+}
 
 Ids = dict[str, list[str]]
 
@@ -55,11 +58,31 @@ async def test_whatever_is_sent_the_answer_is_one_of_the_document(
 async def ids_of(shop: Shop) -> Ids:
     """What the paths of requests may name: something that there is, and something that there is not."""
     made = await shop.make()
+    connection = {
+        "connection_id": "order",
+        "aparty_numbers": [OTHER_AGENT],
+        "bparty_numbers": [OTHER_CUSTOMER],
+        "usage": "twoway",
+        "strictness": True,
+        "preferences": {"greenvn": shop.lines[0]},
+    }
+    connected = await shop.ask("POST", "/greenvn", connection)
+    two = {"from": [AGENT], "to": [CUSTOMER]}
+    made_second = await shop.ask("POST", "/greenpin", {**two, "caller_id_number": shop.lines[2]})
+    connected_second = await shop.ask("POST", "/greenvn", {**two, "caller_id_number": shop.lines[3]})
+    unknown = UNKNOWN_ID.replace("-", "")
     key = await shop.ask("POST", "/applet-keys")
     token = await shop.client.admin("POST", f"/tenants/{shop.id}/tokens")
     return {
         "tenant": [shop.id],
-        "greenpin_id": [made["greenpin_id"], UNKNOWN_ID],
+        "greenpin_id": [
+            *(made["greenpin_id"], made_second.body["response"]["greenpin_id"]),
+            *(UNKNOWN_ID, f"gp_{unknown}"),
+        ],
+        "greenvn_id": [
+            *(connected.data["greenvn_id"], connected_second.body["response"]["greenvn_id"]),
+            *(UNKNOWN_ID, f"gvn_{unknown}"),
+        ],
         "key_id": [key.data["key_id"], UNKNOWN_ID],
         "id": [token.body["token_id"], key.data["key_id"], UNKNOWN_ID],
         "number": [*shop.lines, "+919800000099"],
@@ -70,7 +93,7 @@ async def ids_of(shop: Shop) -> Ids:
 def explore(operation: Any, base_url: str, shop: Shop, ids: Ids) -> None:
     """Run in a thread of its own: the server is in this process, and the examples wait for its answers."""
     load_all_checks()
-    waived = NOT_HELD_TO | (NOT_HELD_TO_BY_ITEMS if operation.label == BULK else set())
+    waived = NOT_HELD_TO | (NOT_HELD_TO_BY_ITEMS if operation.label in BULKS else set())
     checks: list[Any] = [CHECKS.get_one(name) for name in CHECKS.get_all_names() if name not in waived]
     headers = {"Authorization": authorization(operation, shop)}
     names = [parameter.name for parameter in operation.path_parameters]

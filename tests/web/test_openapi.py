@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from html import escape
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
 
 import jsonschema_rs
@@ -31,7 +32,7 @@ from cordboard.web.schemas import Duration, PinLength, PinText, TenantId
 from cordboard.web.tenant_settings import Flag, RateText, SettingsBody
 
 from .conftest import MakeShop
-from .shop import ADMIN_TOKEN, AGENT, UNKNOWN_ID, Shop
+from .shop import ADMIN_TOKEN, AGENT, CUSTOMER, OTHER_CUSTOMER, UNKNOWN_ID, Shop
 from .test_settings import DEFAULTS
 
 Json = dict[str, Any]
@@ -186,12 +187,20 @@ def test_the_settings_as_they_are_shown_may_be_sent_back() -> None:
 # ── truth: answers ───────────────────────────────────────────────────────────
 
 
+class Seen(NamedTuple):
+    method: str
+    path: str
+    status: int
+    # The second generation answers on the paths of the first.
+    is_second: bool = False
+
+
 class Reader:
     """Holds answers to the document, and remembers which of them it has seen."""
 
     def __init__(self, served: Json) -> None:
         self._served = served
-        self.seen: set[tuple[str, str, int]] = set()
+        self.seen: set[Seen] = set()
 
     def read(self, method: str, path: str, answer: Answer) -> Any:
         said = self._served["paths"][path][method.lower()]["responses"][str(answer.status)]
@@ -200,21 +209,28 @@ class Reader:
         schema = said["content"]["application/json"]["schema"]
         errors = jsonschema_rs.iter_errors({**schema, "components": self._served["components"]}, answer.body)
         assert [error.message for error in errors] == []
-        self.seen.add((method.lower(), path, answer.status))
+        self.seen.add(Seen(method.lower(), path, answer.status, set(answer.body) == {"response"}))
         return answer.body
+
+
+def forms_of(schema: Json) -> set[bool]:
+    """Whether an answer may be of the first generation (or of none), and whether of the second."""
+    return {form.get("required") == ["response"] for form in schema.get("anyOf", [schema])}
 
 
 async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     client: Client, make_shop: MakeShop, served: Json
 ) -> None:
-    shop = await make_shop({"rate_limit": "1000/1m"})
+    lines = [f"+9144{number:08d}" for number in range(10)]
+    shop = await make_shop({"rate_limit": "1000/1m"}, lines)
     reader = Reader(served)
     api, admin = "/v1/tenants/{tenant}", "/admin/v1/tenants"
 
     async def ask(method: str, path: str, body: object = None, status: int = 200, **places: str) -> Any:
         answer = await shop.ask(method, path.format(**places), body)
         assert answer.status == status, answer.body
-        return reader.read(method, api + path, answer)["data"]
+        read = reader.read(method, api + path, answer)
+        return read["response" if "response" in read else "data"]
 
     async def tell(method: str, path: str, body: object = None, status: int = 200, **places: str) -> Any:
         answer = await client.admin(method, "/tenants" + path.format(**places), body)
@@ -229,14 +245,46 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     good, bad = {**one, "usage": "twoway"}, {"greenpin_id": UNKNOWN_ID, "usage": "twoway"}
     await ask("PUT", "/greenpin", {"greenpins": [good]})
     await ask("PUT", "/greenpin", {"greenpins": [good, bad, 5]}, 207)
-    await join(shop, other["b"]["pin"])
+    await join(shop, other["b"]["pin"], shop.lines[1])
     members = [
         member
         for id in (made["greenpin_id"], other["greenpin_id"])
         for member in (await ask("GET", "/greenpin/{greenpin_id}/members", greenpin_id=id))["members"]
     ]
     assert len(members) == 1
-    for path in ("/greenpin", "/calls", "/verifications"):
+    item = {"b": {"vns": [lines[1]], "numbers": ["+919800000033"]}, "a": {"numbers": ["+919800000023"]}}
+    items = [{**item, "transaction_id": "item"}, {**item, "transaction_id": "item"}]
+    await ask("POST", "/greenpin/bulk", {"greenpins": items[:1]})
+    assert [item["code"] for item in await ask("POST", "/greenpin/bulk", {"greenpins": items}, 207)] == [
+        18,
+        18,
+    ]
+
+    connection = {
+        "connection_id": "order",
+        "aparty_numbers": [AGENT],
+        "bparty_numbers": [CUSTOMER],
+        "aparty_pins": [71],
+        "usage": "twoway",
+        "flow_id": "440080",
+        "strictness": True,
+        "preferences": {"greenvn": lines[2]},
+    }
+    vn = {"greenvn_id": (await ask("POST", "/greenvn", connection))["greenvn_id"]}
+    await ask("GET", "/greenvn/{greenvn_id}", **vn)
+    await ask("PUT", "/greenvn/{greenvn_id}/call-party", {"bparty_numbers": [OTHER_CUSTOMER]}, **vn)
+    await join(shop, "71", lines[2])
+    assert len((await ask("GET", "/greenvn/{greenvn_id}/members", **vn))["members"]) == 1
+    swap = {"strictness": "true", "preferences": {"greenvn": lines[3]}}
+    assert (await ask("PUT", "/greenvn/{greenvn_id}/vn", swap, **vn))["greenvn"] == lines[3]
+    again = {**connection, "connection_id": "item", "aparty_pins": []}
+    assert len(await ask("POST", "/greenvn/bulk", {"greenvns": [again]})) == 1
+    failed = await ask("POST", "/greenvn/bulk", {"greenvns": [again, 5]}, 207)
+    assert [item["code"] for item in failed] == [18, 5]
+
+    await ask_second(shop, ask)
+
+    for path in ("/greenpin", "/greenvn", "/calls", "/verifications"):
         assert (await ask("GET", path))["items"]
     line = quote(shop.lines[0])
     reader.read("GET", api + "/explain", await shop.ask("GET", f"/explain?vn={line}&caller=withheld&pin=7"))
@@ -246,6 +294,7 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     assert len((await ask("GET", "/pool"))["items"]) == len(shop.lines)
     await ask("DELETE", "/greenpin/{greenpin_id}", **one)
     await ask("DELETE", "/greenpin/{greenpin_id}", greenpin_id=other["greenpin_id"])
+    await ask("DELETE", "/greenvn/{greenvn_id}", **vn)
     await ask("GET", "/settings")
     await ask("PUT", "/settings", {"of_tomorrow": [1], "country": "in"})
     key = await ask("POST", "/applet-keys", status=201)
@@ -259,8 +308,8 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     number = {"number": "+918088888801", "region": "KA", "type": "mobile", "flow_id": "228040"}
     await tell("POST", "/{tenant}/vns", {"vns": [number, {"number": "08088888802"}]}, 201, tenant=tenant)
     await tell("GET", "/{tenant}/vns", tenant=tenant)
-    for method in ("GET", "DELETE"):
-        await tell(method, "/{tenant}/vns/{number}", tenant=tenant, number="+918088888801")
+    for method, body in (("GET", None), ("PATCH", {"drained": True, "reserved": True}), ("DELETE", None)):
+        await tell(method, "/{tenant}/vns/{number}", body, tenant=tenant, number="+918088888801")
     for what, id in (("tokens", "token_id"), ("applet-keys", "key_id")):
         new = await tell("POST", f"/{{tenant}}/{what}", status=201, tenant=tenant)
         await tell("GET", f"/{{tenant}}/{what}", tenant=tenant)
@@ -269,14 +318,56 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     reader.read("GET", "/readyz", await client.ask("GET", "/readyz"))
 
     good_ones = {
-        (method, path, int(status))
+        Seen(method, path, int(status), is_second)
         for path, methods in served["paths"].items()
         for method, operation in methods.items()
-        for status in operation["responses"]
+        for status, answer in operation["responses"].items()
         if int(status) < 300 and "/exotel/" not in path
+        for is_second in forms_of(answer["content"].get("application/json", {"schema": {}})["schema"])
     }
-    texts = {("get", path, 200) for path in ("/healthz", "/metrics", "/docs", "/openapi.json")}
+    texts = {Seen("get", path, 200) for path in ("/healthz", "/metrics", "/docs", "/openapi.json")}
     assert reader.seen == good_ones - texts
+    assert len({one for one in reader.seen if one.is_second}) == 13
+
+
+Ask = Callable[..., Awaitable[Any]]
+
+
+async def ask_second(shop: Shop, ask: Ask) -> None:
+    """All that clients of the second generation may ask, each on a line of its own; something stays."""
+    two = {"from": [AGENT], "to": [CUSTOMER], "custom_field": "x", "record": True, "duration": 600}
+    pins = [
+        (await ask("POST", "/greenpin", {**two, "caller_id_number": shop.lines[place]}, 201))
+        for place in (4, 5)
+    ]
+    vns = [
+        (await ask("POST", "/greenvn", {**two, "caller_id_number": shop.lines[place]}, 201))
+        for place in (6, 7)
+    ]
+    pin = {"greenpin_id": pins[0]["greenpin_id"]}
+    await join(shop, pins[0]["pin"], shop.lines[4])
+    shown = await ask("GET", "/greenpin/{greenpin_id}", **pin)
+    assert shown["call_count"] == 1
+    assert len((await ask("GET", "/greenpin/{greenpin_id}/members", **pin))["members"]) == 1
+    changed = await ask("PUT", "/greenpin/{greenpin_id}", {"max_pin_attempts": 5, "custom_field": ""}, **pin)
+    assert changed["updated_at"]
+    good = {**pin, "record": False}
+    [report] = await ask("PUT", "/greenpin", [good])
+    assert report == {**pin, "status": "updated"}
+    reports = await ask(
+        "PUT", "/greenpin", [good, {**pin, "duration": 1}, {"greenpin_id": UNKNOWN_ID}, 5], 207
+    )
+    assert [report.get("code") for report in reports] == [None, 5, 1, 5]
+    await ask("DELETE", "/greenpin/{greenpin_id}", **pin)
+    assert (await ask("GET", "/greenpin/{greenpin_id}", **pin))["status"] == "deleted"
+
+    vn = {"greenvn_id": vns[0]["greenvn_id"]}
+    assert (await ask("GET", "/greenvn/{greenvn_id}", **vn))["call_count"] == 0
+    assert (await ask("GET", "/greenvn/{greenvn_id}/members", **vn))["members"] == []
+    await ask("PUT", "/greenvn/{greenvn_id}/call-party", {"to": OTHER_CUSTOMER}, **vn)
+    swapped = await ask("PUT", "/greenvn/{greenvn_id}/vn", {"caller_id_number": shop.lines[8]}, **vn)
+    assert swapped["virtual_number"] == shop.lines[8]
+    await ask("DELETE", "/greenvn/{greenvn_id}", **vn)
 
 
 async def test_refusals_have_the_form_that_is_documented(make_shop: MakeShop, served: Json) -> None:
@@ -305,12 +396,12 @@ async def test_refusals_have_the_form_that_is_documented(make_shop: MakeShop, se
     await shop.ask("PUT", "/settings", {"rate_limit": "1/1h"})
     await shop.ask("GET", "/applet-keys")
     await post({})
-    assert {status for _, _, status in reader.seen} == {200, 400, 401, 403, 404, 409, 410, 413, 429, 452}
+    assert {one.status for one in reader.seen} == {200, 400, 401, 403, 404, 409, 410, 413, 429, 452}
 
 
-async def join(shop: Shop, pin: str) -> None:
-    """A stranger calls side B and becomes its member; when its call has ended, the call is on record."""
-    caller, line = "+919800000077", shop.lines[1]
+async def join(shop: Shop, pin: str, line: str) -> None:
+    """A stranger calls and becomes a member; when its call has ended, the call is on record."""
+    caller = "+919800000077"
     for entered in ({}, {"digits": f'"{pin}"'}):
         for applet in ("passthru", "gather"):
             await shop.client.ask("GET", hop(shop, applet, caller, line, **entered))
@@ -318,7 +409,12 @@ async def join(shop: Shop, pin: str) -> None:
 
 
 def hop(shop: Shop, applet: str, caller: str, line: str, **more: str) -> str:
-    said = {"key": shop.credentials.applet_key, "CallSid": f"by {caller}", "CallFrom": caller, "CallTo": line}
+    said = {
+        "key": shop.credentials.applet_key,
+        "CallSid": f"by {caller} to {line}",
+        "CallFrom": caller,
+        "CallTo": line,
+    }
     return f"/v1/tenants/{shop.id}/exotel/{applet}?{urlencode(said | more)}"
 
 
