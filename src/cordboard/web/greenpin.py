@@ -91,7 +91,13 @@ class GreenPins:
                     headers=(IDEMPOTENCY_HEADER,),
                     data=GreenPinData,
                     codes=_RULES,
-                    second=SecondForm(SecondGreenPinBody, SecondGreenPinData, 201, codes=SECOND_RULES),
+                    second=SecondForm(
+                        SecondGreenPinBody,
+                        SecondGreenPinData,
+                        201,
+                        codes=SECOND_RULES,
+                        required=("caller_id_number", "from"),
+                    ),
                 ),
             ),
             tenants.route(

@@ -83,7 +83,13 @@ class GreenVns:
                     headers=(IDEMPOTENCY_HEADER,),
                     data=GreenVnData,
                     codes=(*_RULES, Code.CLIENT_ID_TAKEN, Code.FLOW),
-                    second=SecondForm(SecondGreenVnBody, SecondGreenVnData, 201, codes=SECOND_RULES),
+                    second=SecondForm(
+                        SecondGreenVnBody,
+                        SecondGreenVnData,
+                        201,
+                        codes=SECOND_RULES,
+                        required=("caller_id_number", "from", "to"),
+                    ),
                 ),
             ),
             tenants.route(
@@ -146,7 +152,10 @@ class GreenVns:
                     data=GreenVnData,
                     codes=(*_RULES, Code.NOT_FOUND, Code.DELETED),
                     second=SecondForm(
-                        SecondVirtualNumberBody, SecondGreenVnUpdated, codes=(*SECOND_RULES, SECOND_ENDED)
+                        SecondVirtualNumberBody,
+                        SecondGreenVnUpdated,
+                        codes=(*SECOND_RULES, SECOND_ENDED),
+                        required=("caller_id_number",),
                     ),
                 ),
             ),

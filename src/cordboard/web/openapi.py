@@ -75,13 +75,15 @@ class Said:
 class SecondForm:
     """What an operation is to clients of the second generation (exotel.md 9), on the same path.
 
-    Its answers and refusals stand in `{"response": …}`; `codes` are those that it has beside the first's.
+    Its answers and refusals stand in `{"response": …}`; `codes` are those that it has beside the first's, and
+    `required` is as in Operation.
     """
 
     body: Any = None
     data: Any = None
     status: int = 200
     codes: tuple[tuple[int, Code], ...] = ()
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,11 +375,10 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
     if parameters:
         made["parameters"] = parameters
     if operation.body is not None:
-        schema = schemas.of(operation.body)
-        if operation.required:
-            schema = {"allOf": [schema], "required": list(operation.required)}
-        if operation.second is not None and operation.second.body is not None:
-            schema = {"anyOf": [schema, schemas.of(operation.second.body)]}
+        schema = _requiring(schemas.of(operation.body), operation.required)
+        second = operation.second
+        if second is not None and second.body is not None:
+            schema = {"anyOf": [schema, _requiring(schemas.of(second.body), second.required)]}
         made["requestBody"] = {"required": True, "content": {JSON: {"schema": schema}}}
     made["responses"] = {
         str(status): answer
@@ -385,6 +386,10 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
     }
     made["security"] = [{scheme: []} for scheme in frame.schemes]
     return made
+
+
+def _requiring(schema: Json, required: Sequence[str]) -> Json:
+    return {"allOf": [schema], "required": list(required)} if required else schema
 
 
 def _answers(route: Route, schemas: _Schemas) -> dict[int, Json]:
