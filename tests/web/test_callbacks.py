@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
 import aiohttp
+import orjson
 import pytest
 from yarl import URL
 
@@ -26,10 +26,9 @@ from cordboard.simulator.wire import (
     before_dial,
     written,
 )
-from cordboard.storage.database import Connection
 
 from .conftest import MakeShop
-from .shop import AGENT, CUSTOMER, Shop
+from .shop import AGENT, CUSTOMER, OTHER_AGENT, OTHER_CUSTOMER, Shop
 
 ENDPOINTS = (
     "greenpin_call_complete_event_endpoint",
@@ -40,7 +39,7 @@ ENDPOINTS = (
 )
 STRANGER = "+919800000099"
 AGENT_PIN = "71"
-PIN = "0482"
+PIN = "4820"
 
 
 @dataclass(frozen=True)
@@ -56,21 +55,49 @@ class Story:
     def line(self) -> str:
         return self.shop.lines[0]
 
-    async def allocate(self, *, is_greenvn: bool = True) -> str:
-        """The agent and the customer on one VN, each side with its PIN."""
-        made = await self.shop.make(a__vns=[self.line], b__vns=[self.line], a__pin=AGENT_PIN, b__pin=PIN)
-        id: str = made["greenpin_id"]
-
-        async def set_product(connection: Connection) -> None:
-            await connection.execute(
-                "UPDATE allocation SET product = $2 WHERE id = $1",
-                UUID(id),
-                "greenvn" if is_greenvn else "greenpin",
-            )
-
-        # What an event says of an allocation is read here, and no request makes a GreenVN yet.
-        await self.shop.switchboard.database.write(set_product)
+    async def allocate(self, **more: Any) -> str:
+        """A GreenVN of the agent and the customer, each side with its PIN."""
+        body = {
+            "connection_id": "order",
+            "aparty_numbers": [AGENT],
+            "bparty_numbers": [CUSTOMER],
+            "aparty_pins": [int(AGENT_PIN)],
+            "bparty_pins": [int(PIN)],
+            "usage": "twoway",
+            "strictness": True,
+            "preferences": {"greenvn": self.line},
+        }
+        answer = await self.shop.ask("POST", "/greenvn", body | more)
+        assert answer.status == 200, answer.body
+        id: str = answer.data["greenvn_id"]
         return id
+
+    async def allocate_greenpin(self, **changed: Any) -> str:
+        """The same two on one VN, where everybody enters a PIN."""
+        pins = {"a__pin": AGENT_PIN, "b__pin": PIN}
+        made = await self.shop.make(**{"a__vns": [self.line], "b__vns": [self.line], **pins, **changed})
+        id: str = made["greenpin_id"]
+        return id
+
+    async def allocate_second(self, product: str) -> dict[str, Any]:
+        """The answer of the second generation, whose clients enter nothing on the side of the agent."""
+        body = {
+            "caller_id_number": self.line,
+            "from": [AGENT],
+            "to": [CUSTOMER],
+            "duration": 600,
+            "record": True,
+            "custom_field": "order_id=12345",
+        }
+        answer = await self.shop.ask("POST", f"/{product}", body)
+        assert answer.status == 201, answer.body
+        data: dict[str, Any] = answer.body["response"]
+        return data
+
+    async def written(self, kind: str) -> list[dict[str, Any]]:
+        """The facts in the outbox, told or not; they are there as soon as the request is answered."""
+        rows = map(orjson.loads, (await self.shop.rows())["event"])
+        return [row["facts"] for row in rows if row["kind"] == kind]
 
     def facts(self, caller: str = AGENT) -> CallFacts:
         return CallFacts(
@@ -90,7 +117,7 @@ class Story:
             await answer.read()
             return answer.status
 
-    async def enter(self, facts: CallFacts, digits: str) -> None:
+    async def enter(self, facts: CallFacts, digits: str | None) -> None:
         query = before_dial(facts, self.shop.clock.now_us(), digits=digits)
         assert await self.passthru(query) == 200
 
@@ -98,7 +125,7 @@ class Story:
         self,
         facts: CallFacts,
         *more: tuple[str, str],
-        digits: str = AGENT_PIN,
+        digits: str | None = None,
         reencode: Callable[[str], str] = str,
         has_insights: bool = False,
     ) -> None:
@@ -225,8 +252,8 @@ async def test_a_greenpin_call_is_told_as_its_page_has_it_whatever_the_platform_
     make_story: MakeStory,
 ) -> None:
     story = await make_story()
-    await story.allocate(is_greenvn=False)
-    await story.talk(story.facts(), has_insights=True)
+    await story.allocate_greenpin()
+    await story.talk(story.facts(), has_insights=True, digits=AGENT_PIN)
     body = (await story.told(EventKind.CALL_COMPLETED)).body
     assert list(body)[:2] == ["transaction_id", "call_sid"]
     assert "insights" not in body
@@ -271,3 +298,151 @@ async def test_a_strangers_wrong_and_right_pin_are_told_in_greenvns_form(make_st
         ("connection_id", "order"),
         ("pin", PIN),
     ]
+
+
+async def test_where_a_greenpin_is_on_the_vn_too_a_wrong_pin_is_told_in_greenpins_form(
+    make_story: MakeStory,
+) -> None:
+    story = await make_story()
+    await story.allocate()
+    await story.allocate_greenpin(
+        a__numbers=[OTHER_AGENT], b__numbers=[OTHER_CUSTOMER], a__pin="72", b__pin="73"
+    )
+    facts = story.facts(STRANGER)
+    await story.enter(facts, "9999")
+    body = (await story.told(EventKind.VERIFICATION_FAILED)).body
+    assert list(body) == ["start_time", "caller", "vn", "call_sid", "pin"]
+    assert (body["vn"], body["pin"]) == (story.line, "9999")
+
+
+async def test_the_tags_of_an_allocation_come_before_the_tenants(make_story: MakeStory) -> None:
+    story = await make_story(tag_enabled="true", aparty_tag="seller", bparty_tag="buyer")
+    await story.allocate(bparty_tag="tenant 7")
+    await story.talk(story.facts())
+    body = (await story.told(EventKind.CALL_COMPLETED)).body
+    assert list(body.items())[-2:] == [("aparty_tag", "seller"), ("bparty_tag", "tenant 7")]
+
+
+async def test_the_tags_of_a_greenpin_come_before_the_tenants(make_story: MakeStory) -> None:
+    story = await make_story(tag_enabled="true")
+    await story.allocate_greenpin(aparty_tag="agent 5")
+    await story.talk(story.facts(), digits=AGENT_PIN)
+    body = (await story.told(EventKind.CALL_COMPLETED)).body
+    assert list(body.items())[-2:] == [("aparty_tag", "agent 5"), ("bparty_tag", "bparty")]
+
+
+async def test_tags_are_told_only_where_the_tenant_wants_them(make_story: MakeStory) -> None:
+    story = await make_story()
+    await story.allocate(aparty_tag="seller", bparty_tag="buyer")
+    await story.talk(story.facts())
+    body = (await story.told(EventKind.CALL_COMPLETED)).body
+    assert not {"aparty_tag", "bparty_tag"} & set(body)
+
+
+async def test_the_end_of_a_greenvn_is_told_when_its_policy_ended_it(make_story: MakeStory) -> None:
+    story = await make_story()
+    id = await story.allocate(deallocation_policy={"duration": "90s"}, bparty_pins=[])
+    story.shop.clock.advance(91)
+    assert list((await story.told(EventKind.DEALLOCATED)).body.items()) == [
+        ("connection_id", "order"),
+        ("aparty_numbers", [AGENT]),
+        ("bparty_numbers", [CUSTOMER]),
+        ("aparty_pins", [71]),
+        ("bparty_pins", [None]),
+        ("usage", "twoway"),
+        ("state", "vault"),
+        ("greenvn", story.line),
+        ("greenvn_id", id),
+    ]
+
+
+async def test_the_end_of_a_greenvn_is_not_told_to_the_client_that_ended_it(make_story: MakeStory) -> None:
+    story = await make_story()
+    id = await story.allocate()
+    assert (await story.shop.ask("DELETE", f"/greenvn/{id}")).status == 200
+    assert await story.written("deallocated") == []
+    # Of a GreenPin it is.
+    pinned = await story.allocate_greenpin()
+    assert (await story.shop.delete(pinned)).status == 200
+    assert [facts["allocation_id"] for facts in await story.written("deallocated")] == [pinned]
+    assert (await story.told(EventKind.DEALLOCATED)).body["greenpin_id"] == pinned
+
+
+# ── the second generation ────────────────────────────────────────────────────
+
+ADDED = {"custom_field": "order_id=12345", "record": True}
+
+
+async def test_all_of_a_greenpin_of_the_second_generation_is_told_by_its_own_id(
+    make_story: MakeStory,
+) -> None:
+    story = await make_story()
+    made = await story.allocate_second("greenpin")
+    known = {"greenpin_id": made["greenpin_id"], "transaction_id": None}
+    assert made["greenpin_id"].startswith("gp_")
+
+    stranger = story.facts(STRANGER)
+    await story.enter(stranger, made["pin"])
+    verified = (await story.told(EventKind.VERIFIED)).body
+    assert verified == {
+        "caller": STRANGER,
+        "vn": story.line,
+        "pin": made["pin"],
+        "call_sid": stranger.call_sid,
+        **known,
+        **ADDED,
+    }
+
+    facts = story.facts()
+    await story.talk(facts)
+    called = (await story.told(EventKind.CALL_COMPLETED)).body
+    assert (called["call_sid"], called["from"], called["to"]) == (facts.call_sid, AGENT, CUSTOMER)
+    assert {key: called[key] for key in known} == known
+    assert list(called.items())[-2:] == list(ADDED.items())
+
+    assert (await story.shop.ask("DELETE", f"/greenpin/{made['greenpin_id']}")).status == 200
+    ended = (await story.told(EventKind.DEALLOCATED)).body
+    assert {key: ended[key] for key in known} == known
+    assert (ended["aparty_numbers"], ended["bparty_pins"]) == ([AGENT], [made["pin"]])
+    assert list(ended.items())[-2:] == list(ADDED.items())
+    # What an event names can be asked for: it had the stranger's call and the agent's.
+    shown = await story.shop.ask("GET", f"/greenpin/{ended['greenpin_id']}")
+    assert shown.body["response"]["call_count"] == 2
+
+
+async def test_all_of_a_greenvn_of_the_second_generation_is_told_by_its_own_id(make_story: MakeStory) -> None:
+    story = await make_story()
+    made = await story.allocate_second("greenvn")
+    known = {"greenvn_id": made["greenvn_id"], "connection_id": None, "greenvn": story.line}
+    assert made["greenvn_id"].startswith("gvn_")
+
+    await story.talk(story.facts(), has_insights=True)
+    called = (await story.told(EventKind.CALL_COMPLETED)).body
+    assert {key: called[key] for key in known} == known
+    assert called["insights"]["Status"] == "completed"
+    assert list(called.items())[-2:] == list(ADDED.items())
+
+    story.shop.clock.advance(601)
+    ended = (await story.told(EventKind.DEALLOCATED)).body
+    assert {key: ended[key] for key in known} == known
+    assert (ended["aparty_pins"], ended["bparty_pins"]) == ([None], [None])
+    assert list(ended.items())[-2:] == list(ADDED.items())
+
+
+async def test_an_event_tells_what_the_second_generation_said_last(make_story: MakeStory) -> None:
+    story = await make_story()
+    made = await story.allocate_second("greenpin")
+    changed = await story.shop.put(made["greenpin_id"], {"record": False, "custom_field": "order_id=2"})
+    assert changed.status == 200
+    await story.talk(story.facts())
+    told = (await story.told(EventKind.CALL_COMPLETED)).body
+    assert (told["custom_field"], told["record"]) == ("order_id=2", False)
+
+
+async def test_a_greenvn_of_the_second_generation_that_is_deleted_is_not_told_of(
+    make_story: MakeStory,
+) -> None:
+    story = await make_story()
+    made = await story.allocate_second("greenvn")
+    assert (await story.shop.ask("DELETE", f"/greenvn/{made['greenvn_id']}")).status == 200
+    assert await story.written("deallocated") == []
