@@ -7,9 +7,9 @@ from tests.conftest import NewDatabase
 from tests.storage.office import Office, opened_office
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def office_database(new_database: NewDatabase) -> Database:
-    """One for all offices: each has a cell of its own."""
+    """One for the offices of a module, each in a cell of its own: all modules together need more than 256."""
     return await new_database()
 
 

@@ -347,11 +347,17 @@ def _party(
 
 
 async def opened_office(database: Database, settings: dict[str, Any] | None = None) -> Office:
-    """In a cell that nobody else has, as long as there are fewer than 256."""
+    """In a cell that nobody else has, of which there are 256."""
     number = next(_numbers)
     made = await provisioning.add_tenant(
         database, f"office-{number}", {**ENDPOINTS, **(settings or {})}, NOW_US
     )
+    neighbours = await database.read(
+        lambda connection: connection.fetchval(
+            "SELECT count(*) FROM tenant WHERE cell = $1 AND id <> $2", made.tenant.cell, made.tenant.id
+        )
+    )
+    assert neighbours == 0, "the module has more offices than there are cells"
     virtual_numbers = tuple(E164(918_000_000_000 + number * 10 + place) for place in range(3))
     await provisioning.add_virtual_numbers(
         database, made.tenant.id, [NewVirtualNumber(number) for number in virtual_numbers], NOW_US
