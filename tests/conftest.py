@@ -59,8 +59,10 @@ async def new_database(postgres: EmbeddedPostgres) -> AsyncIterator[NewDatabase]
 
 
 @pytest.fixture
-async def database(new_database: NewDatabase) -> Database:
-    return await new_database()
+async def database(new_database: NewDatabase) -> AsyncIterator[Database]:
+    database = await new_database()
+    yield database
+    await database.close()
 
 
 @pytest.fixture
