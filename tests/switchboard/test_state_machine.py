@@ -94,11 +94,12 @@ from tests.switchboard.story_dice import (
     SIDS,
     THEIR_VN,
     Asked,
+    Opening,
 )
 
 SOAK: Final = int(os.environ.get("CORDBOARD_SOAK", "1"))
 STORIES: Final = 60 * SOAK
-STEPS: Final = 40
+STEPS: Final = 30
 
 # Not a URL: nothing goes over the network.
 NOBODY: Final = "nobody"
@@ -144,8 +145,9 @@ class Story(RuleBasedStateMachine):
         flags=story_dice.flags,
         attempts_max=st.sampled_from([2, 3]),
         refuse_withheld=st.sampled_from([False] * 4 + [True]),
+        openings=story_dice.openings,
     )
-    def begin(self, flags: Flags, attempts_max: int, refuse_withheld: bool) -> None:
+    def begin(self, flags: Flags, attempts_max: int, refuse_withheld: bool, openings: list[Opening]) -> None:
         self.clock = self.stage.clock
         self.clock.advance(SECOND_US)
         number = next(self.stage.numbers)
@@ -162,6 +164,8 @@ class Story(RuleBasedStateMachine):
         self.expected_verified: Counter[tuple[AllocationId, E164 | None]] = Counter()
         self.expected_failures = 0
         self._run(self._begin())
+        for opening in openings:
+            getattr(self, opening.rule)(**opening.given)
 
     async def _begin(self) -> None:
         database, now_us = self.stage.database, self.clock.now_us()
