@@ -765,8 +765,8 @@ class Story(RuleBasedStateMachine):
         return chosen[which % len(chosen)] if chosen else None
 
     def _sweep_lines_borne_alone(self) -> None:
-        """The board does not see that what had a VN alone has ended: until the sweep, half a second later, that
-        VN is picked only where no other is free, however well it would fit. The model knows no such wait."""
+        """The board does not see that what had a VN alone has ended: until the sweep, half a second later,
+        that VN is picked only where no other is free, however well it would fit. The model does not wait."""
         if any(held.has_expired and held.allocation.is_exclusive for held in self.model.held):
             self._run(self._sweep())
             self._run(self._catch_up())
