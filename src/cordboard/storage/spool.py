@@ -91,7 +91,8 @@ class Spool:
         self._records_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._sync_directory()
         size = os.fstat(self._records_fd).st_size
-        self._drained = min(self._read_position(), size)
+        position = self._read_position()
+        self._drained = position if position <= size else 0
         with _Mapped(self._records_fd, size) as buffer:
             pieces = list(_pieces(buffer, self._drained, size))
             if pieces and pieces[0].body is None and self._drained:
@@ -156,8 +157,12 @@ class Spool:
     async def forget(self, batch: Batch) -> None:
         """The database has it. Raises OSError; then it is drained again, which changes nothing."""
         async with self._writing:
-            await asyncio.to_thread(self._forget, batch)
-            if not self._records:
+            is_empty = batch.end == self._end
+            await asyncio.to_thread(self._empty if is_empty else self._write_position, batch.end)
+            self._drained = 0 if is_empty else batch.end
+            self._end = 0 if is_empty else self._end
+            self._records -= len(batch.bodies)
+            if is_empty:
                 self._has_records.clear()
 
     def set_aside(self, why: str, body: bytes) -> None:
@@ -168,12 +173,12 @@ class Spool:
         self._write_file(name, body)
 
     async def _write_queue(self) -> None:
-        batch = self._queue
+        batch = list(self._queue)
         if not batch:
             return
         data = b"".join(record for record, _ in batch)
         try:
-            await asyncio.to_thread(self._write, data)
+            self._end = await asyncio.to_thread(self._write, data, self._end)
         except OSError as error:
             _log.error("spool.unusable", error=error.strerror)
             for _, done in batch:
@@ -190,10 +195,11 @@ class Spool:
             del self._queue[: len(batch)]
             self._queued_bytes -= len(data)
 
-    # In a thread, one at a time
+    # In a thread, one at a time. What is known of the file changes in the loop alone.
 
-    def _write(self, data: bytes) -> None:
-        view, at = memoryview(data), self._end
+    def _write(self, data: bytes, start: int) -> int:
+        """Where the next record begins, once these are on disk."""
+        view, at = memoryview(data), start
         try:
             while view:
                 written = os.pwrite(self._records_fd, view, at)
@@ -201,23 +207,17 @@ class Spool:
             os.fdatasync(self._records_fd)
         except OSError:
             try:
-                os.ftruncate(self._records_fd, self._end)
+                os.ftruncate(self._records_fd, start)
             except OSError:
                 self._is_broken = True
             raise
-        self._end = at
+        return at
 
-    def _forget(self, batch: Batch) -> None:
-        if batch.end < self._end:
-            self._write_position(batch.end)
-        else:
-            # In this order: between the two steps everything would merely be drained once more.
-            self._write_position(0)
-            os.ftruncate(self._records_fd, 0)
-            os.fsync(self._records_fd)
-            self._end = 0
-        self._drained = batch.end if self._end else 0
-        self._records -= len(batch.bodies)
+    def _empty(self, _: int) -> None:
+        # In this order: between the two steps everything would merely be drained once more.
+        self._write_position(0)
+        os.ftruncate(self._records_fd, 0)
+        os.fsync(self._records_fd)
 
     def _read_position(self) -> int:
         try:
