@@ -155,7 +155,7 @@ async def running_switchboard(
         on_attempt=_count_attempts(metrics),
     )
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
-    recording = Recording(database, spool, metrics, clock, sender.wake, bell.ring)
+    recording = Recording(database, spool, metrics, clock, settings.answer_timeout_s, sender.wake, bell.ring)
     answering = CallAnswering(
         database, keeper, progress, records, recording, throttle, metrics, clock, bell.ring
     )

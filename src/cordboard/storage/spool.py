@@ -15,10 +15,11 @@ import asyncio
 import mmap
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import orjson
 import structlog
@@ -27,6 +28,8 @@ _MAGIC: Final = b"\xc5SP1"
 _HEAD: Final = Struct("<4sII")
 # A request line has 8 kB at most, and a record little more than what came in one.
 BODY_BYTES_MAX: Final = 64 << 10
+
+Result = TypeVar("Result")
 
 _log = structlog.get_logger(__name__)
 
@@ -158,7 +161,7 @@ class Spool:
         """The database has it. Raises OSError; then it is drained again, which changes nothing."""
         async with self._writing:
             is_empty = batch.end == self._end
-            await asyncio.to_thread(self._empty if is_empty else self._write_position, batch.end)
+            await _in_thread(partial(self._empty if is_empty else self._write_position, batch.end))
             self._drained = 0 if is_empty else batch.end
             self._end = 0 if is_empty else self._end
             self._records -= len(batch.bodies)
@@ -178,7 +181,7 @@ class Spool:
             return
         data = b"".join(record for record, _ in batch)
         try:
-            self._end = await asyncio.to_thread(self._write, data, self._end)
+            self._end = await _in_thread(partial(self._write, data, self._end))
         except OSError as error:
             _log.error("spool.unusable", error=error.strerror)
             for _, done in batch:
@@ -249,6 +252,16 @@ class Spool:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+async def _in_thread(work: Callable[[], Result]) -> Result:
+    """Run to its end even when cancelled: the file must not be closed under a thread that writes."""
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
 
 
 class _Mapped:

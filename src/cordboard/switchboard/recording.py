@@ -27,8 +27,8 @@ from cordboard.storage.spool import Spool
 from cordboard.storage.spooled import Item, Spooled, from_bytes, to_bytes
 from cordboard.telemetry import Metrics
 
-# What is left of a hop's budget of 1 s after a lookup (0.2 s), for the spool and for the board (0.2 s).
-DATABASE_BUDGET_S: Final = 0.4
+# Of a hop's budget, 1 s by default; the rest is for a lookup (0.2 s), the board (0.2 s) and the spool.
+DATABASE_SHARE: Final = 0.4
 # Some 50 ms of one transaction, which new outcomes of the cell wait for.
 DRAIN_RECORDS_MAX: Final = 100
 DRAIN_BACKOFF_S: Final = 0.2
@@ -50,10 +50,12 @@ class Recording:
         spool: Spool,
         metrics: Metrics,
         clock: Clock,
+        answer_timeout_s: float,
         wake_sender: Callable[[], None],
         ring_bell: Callable[[], None],
     ) -> None:
         self.spool = spool
+        self._budget_s = answer_timeout_s * DATABASE_SHARE
         self._database = database
         self._metrics = metrics
         self._clock = clock
@@ -91,16 +93,17 @@ class Recording:
 
     async def drain_at_start(self) -> None:
         """Before the first call: what an engine before us left, if that does not take too long."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + DRAIN_AT_START_S
         try:
-            async with asyncio.timeout(DRAIN_AT_START_S):
-                while self.spool.records:
-                    await self._drain_batch()
-        except (DatabaseAway, CommitUnknown, TimeoutError) as away:
-            _log.warning("spool.waiting", error=type(away).__name__, records=self.spool.records)
+            while self.spool.records and loop.time() < until_s:
+                await self._drain_batch()
+        except (DatabaseAway, CommitUnknown, OSError) as error:
+            _log.warning("spool.waiting", error=type(error).__name__, records=self.spool.records)
 
     async def _record(self, cell: int, new: New, batcher: CommitBatcher[New, Result]) -> Result | None:
         try:
-            async with asyncio.timeout(DATABASE_BUDGET_S):
+            async with asyncio.timeout(self._budget_s):
                 while self._handing_back is not None:
                     await self._handing_back.wait()
                 # Nothing overtakes what is in the spool.
