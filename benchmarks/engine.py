@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from benchmarks.cores import Cores, cpu_s, descendants, until_quiet
-from benchmarks.generator import Load, drive
+from benchmarks.generator import Load, drive, pace
 from cordboard.settings import SHARED_MEMORY
 from cordboard.simulator.client import Client, Credentials
 from cordboard.simulator.engine import EngineProcess
@@ -45,6 +45,15 @@ class Engine:
         """A run, and all that it leaves to be done behind its replies."""
         before_s = cpu_s(self.process.pid)
         load = await drive(self.address, connections, requests, seconds, ending=ending)
+        await self.settle()
+        return Measured(load, (cpu_s(self.process.pid) - before_s) / load.requests * 1e6)
+
+    async def measure_at(
+        self, per_second: float, requests: Iterator[bytes], seconds: float, *, ending: bytes = b""
+    ) -> Measured:
+        """The same in an open loop."""
+        before_s = cpu_s(self.process.pid)
+        load = await pace(self.address, CLIENTS, requests, per_second, seconds, ending=ending)
         await self.settle()
         return Measured(load, (cpu_s(self.process.pid) - before_s) / load.requests * 1e6)
 

@@ -23,10 +23,12 @@ from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
 from cordboard.storage.facts import EventKind
+from cordboard.storage.spool import Spool
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.expiry import Expiry
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantDirectory
@@ -152,8 +154,10 @@ async def running_switchboard(
         attempt_budget_s=settings.webhook_timeout_s,
         on_attempt=_count_attempts(metrics),
     )
+    spool = Spool(settings.spool_dir, settings.spool_bytes_max)
+    recording = Recording(database, spool, metrics, clock, settings.answer_timeout_s, sender.wake, bell.ring)
     answering = CallAnswering(
-        database, keeper, progress, records, throttle, metrics, clock, sender.wake, bell.ring
+        database, keeper, progress, records, recording, throttle, metrics, clock, bell.ring
     )
     allocating = Allocating(
         database, keeper, metrics, clock, settings.propagation_timeout_s, sender.wake, bell.ring
@@ -168,12 +172,17 @@ async def running_switchboard(
         keeper=keeper,
         tenants=TenantDirectory(lambda: keeper.tables),
         records=records,
+        recording=recording,
         answering=answering,
         allocating=allocating,
         postal_regions=postal_regions,
     )
+    settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    spool.open()
     await keeper.open()
     try:
+        # What is on record of a call that goes on is on record before its next hop.
+        await recording.drain_at_start()
         since_us = clock.now_us() - WINDOW_S_MAX * SECOND_US
         throttle.restore(
             await database.read(lambda connection: outcomes.recent_failures(connection, since_us))
@@ -197,6 +206,7 @@ async def running_switchboard(
                 for task in (*tasks, sending):
                     task.cancel()
     finally:
+        spool.close()
         progress.close()
         keeper.close()
 

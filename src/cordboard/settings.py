@@ -70,6 +70,12 @@ class Settings(BaseSettings):
         gt=0,
         description="A board that has not seen the feed for longer, in s, makes the node unready.",
     )
+    spool_bytes_max: int = Field(
+        default=64 << 20,
+        ge=64 << 10,
+        description="Room for outcomes and ends of calls while the database is away, in bytes; at 1 kB each "
+        "the default is 50 minutes of 20 a second. When it is full, what needs a record is refused.",
+    )
     bulk_items_max: int = Field(default=100, ge=1, description="Items of one bulk update (exotel.md 8.5).")
     bulk_create_items_max: int = Field(
         default=1_000, ge=1, description="Items of one bulk create; a thousand are some seconds of commits."
@@ -94,6 +100,10 @@ class Settings(BaseSettings):
     @property
     def postgres_dir(self) -> Path:
         return self.data_dir / "postgres"
+
+    @property
+    def spool_dir(self) -> Path:
+        return self.data_dir / "spool"
 
     @property
     def admin_token_file(self) -> Path:

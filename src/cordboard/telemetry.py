@@ -192,6 +192,31 @@ class Metrics:
             "Whether PostgreSQL answers (1) or not (0).",
             registry=self.registry,
         )
+        self.spool_records = Gauge(
+            "cordboard_spool_records",
+            "Outcomes and ends in the spool that the database does not have yet.",
+            registry=self.registry,
+        )
+        self.spool_bytes = Gauge(
+            "cordboard_spool_bytes",
+            "Size of the spool, in bytes; it is full at the setting spool_bytes_max.",
+            registry=self.registry,
+        )
+        self.spool_written = Counter(
+            "cordboard_spool_written_total",
+            "Outcomes and ends that went to the spool because the database was away.",
+            registry=self.registry,
+        )
+        self.spool_drained = Counter(
+            "cordboard_spool_drained_total",
+            "Outcomes and ends that the database took from the spool.",
+            registry=self.registry,
+        )
+        self.spool_set_aside = Gauge(
+            "cordboard_spool_set_aside",
+            "Pieces of the spool that could not be used and are kept beside it, for a person to look at.",
+            registry=self.registry,
+        )
         self.call_rows_dropped = Counter(
             "cordboard_call_rows_dropped_total",
             "Records of plain connects lost because the database was away for too long.",

@@ -58,9 +58,12 @@ class CommitBatcher(Generic[Item, Result]):
         while True:
             cell = await self._cells.get()
             waiting = self._waiting[cell]
-            batch = [waiting.popleft() for _ in range(min(len(waiting), BATCH_ITEMS_MAX))]
+            taken = [waiting.popleft() for _ in range(min(len(waiting), BATCH_ITEMS_MAX))]
+            # Whoever gave up waiting has made other arrangements, or told its client that nothing happened.
+            batch = [(item, done) for item, done in taken if not done.done()]
             try:
-                await self._commit(cell, batch)
+                if batch:
+                    await self._commit(cell, batch)
             finally:
                 self._scheduled.discard(cell)
                 if waiting:

@@ -74,7 +74,9 @@ class BoardKeeper:
             try:
                 await self._catch_up()
             except DatabaseAway:
-                await asyncio.sleep(AWAY_BACKOFF_S)
+                if self._database.is_up:
+                    await asyncio.sleep(AWAY_BACKOFF_S)
+                await self._database.wait_until_up()
                 await self._check_history()
             else:
                 await self._bell.wait(POLL_S)

@@ -14,6 +14,7 @@ from cordboard.storage.feed import Position
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.telemetry import Metrics
@@ -29,6 +30,7 @@ class Switchboard:
     keeper: BoardKeeper
     tenants: TenantDirectory
     records: CallRecords
+    recording: Recording
     answering: CallAnswering
     allocating: Allocating
     postal_regions: PostalRegions
@@ -41,8 +43,9 @@ class Switchboard:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.database.watch())
             tasks.create_task(self.bell.run())
             tasks.create_task(self.keeper.run())
             tasks.create_task(self.records.run())
-            tasks.create_task(self.answering.run())
+            tasks.create_task(self.recording.run())
             tasks.create_task(self.allocating.run())

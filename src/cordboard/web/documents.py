@@ -571,3 +571,6 @@ class ConnectReply(_Answer):
 class Readiness(_Answer):
     ready: bool
     board_age_s: float
+    database_up: bool
+    # Outcomes and ends that wait for the database.
+    spool_records: int

@@ -22,8 +22,8 @@ from cordboard.routing.model import AskPin, Connect, Decision, LastEntry, Reason
 from cordboard.routing.numbers import parse_number
 from cordboard.routing.progress import Hop, clean_digits
 from cordboard.storage.calls import CallType, decision_text
-from cordboard.storage.database import CommitUnknown, DatabaseAway
 from cordboard.storage.facts import Insights
+from cordboard.storage.spool import SpoolFull, SpoolUnusable
 from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
@@ -105,7 +105,7 @@ class Exotel:
                 return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
             try:
                 response = await self._respond(applet, tenant, query, request)
-            except (DatabaseAway, CommitUnknown, TimeoutError) as away:
+            except (SpoolFull, SpoolUnusable, TimeoutError) as away:
                 response = self._fault(applet, tenant, query, type(away).__name__)
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
                 _log.exception("applet.fault", applet=applet.value, error=type(error).__name__)

@@ -45,10 +45,16 @@ class Health:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        """200 while the board is equal to the database or was a moment ago, else 503."""
+        """200 while the board is equal to the database or was a moment ago, else 503. A node that cannot keep
+        up still decides its calls; where there are others, they are better sent there."""
         age_s = self._switchboard.keeper.age_s()
         is_ready = age_s <= self._switchboard.settings.staleness_max_s
-        report = {"ready": is_ready, "board_age_s": round(age_s, 3)}
+        report = {
+            "ready": is_ready,
+            "board_age_s": round(age_s, 3),
+            "database_up": self._switchboard.database.is_up,
+            "spool_records": self._switchboard.recording.spool.records,
+        }
         return web.Response(
             status=200 if is_ready else 503,
             body=orjson.dumps(report),
@@ -86,6 +92,10 @@ class Health:
         await self._measure_pools()
         metrics.board_bytes.set(tables.size_bytes())
         metrics.board_age_seconds.set(self._switchboard.keeper.age_s())
+        spool = self._switchboard.recording.spool
+        metrics.spool_records.set(spool.records)
+        metrics.spool_bytes.set(spool.size_bytes)
+        metrics.spool_set_aside.set(spool.damaged)
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
                 pending = await self._switchboard.database.read(events.pending_count)
