@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
+import pytest_asyncio
 
 from cordboard.routing.changes import AllocationReleased, AllocationStands, MemberLeft, TenantStands
 from cordboard.routing.model import Product, Side, State
@@ -17,6 +18,7 @@ from cordboard.storage.erasing import Erased, Erasure
 from cordboard.storage.events import Claim, End
 from cordboard.storage.provisioning import NoSuchTenant
 from cordboard.storage.sealing import NO_KEYS, DataKeys, bound_to_answer
+from tests.conftest import NewDatabase
 from tests.storage.lives import DAY_US, HOUR_US, Life, deliver, facts_kept, new_person, some_lives
 from tests.storage.office import NOW_US, Office, opened_office
 from tests.storage.traces import traces
@@ -24,6 +26,12 @@ from tests.storage.traces import traces
 # Whatever is sealed in the database that these tests share is sealed with it.
 KEYS = DataKeys([bytes(range(32))])
 LATER_US = NOW_US + HOUR_US
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def office_database(new_database: NewDatabase) -> Database:
+    """Not the one of the other tests: here feeds are trimmed, and there are many offices."""
+    return await new_database()
 
 
 async def erase(

@@ -14,11 +14,18 @@ from cordboard.routing.model import Product, Side
 from cordboard.storage import allocations, calls, feed, outcomes, provisioning, resting, retention
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.retention import Kept
+from tests.conftest import NewDatabase
 from tests.storage.lives import DAY_US, HOUR_US, Life, deliver, new_person, some_lives
 from tests.storage.office import NOW_US, Office, opened_office
 from tests.storage.traces import traces
 
 DAYS = 30
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def office_database(new_database: NewDatabase) -> Database:
+    """Not the one of the other tests: here feeds are trimmed, and there are many offices."""
+    return await new_database()
 
 
 @pytest_asyncio.fixture
