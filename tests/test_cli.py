@@ -151,6 +151,8 @@ async def test_lines_are_drained_and_reserved_and_given_back(data_dir: Path) -> 
         (("vn", "add", "nobody", "+918000000010"), "there is no such tenant"),
         (("token", "delete", "nobody", "5f0c0f7e-8d2c-4b64-9f0d-1d2a1f0f6f5e"), "there is no such tenant"),
         (("vn", "delete", "nobody", "12"), "not a telephone number"),
+        (("erase", "--number", "12"), "not a telephone number"),
+        (("erase", "--number", "+919800000021", "--tenant", "nobody"), "there is no such tenant"),
     ],
 )
 async def test_a_bad_command_says_why_and_ends_with_1(
@@ -176,6 +178,48 @@ async def test_an_engine_does_not_start_with_a_bad_postal_table(
     assert (ran.code, ran.out) == (1, "")
     assert message in next(line for line in ran.err.splitlines() if line.startswith("cordboard: "))
     assert "Traceback" not in ran.err
+
+
+async def test_a_person_is_erased_from_a_shell_and_the_running_engine_knows(data_dir: Path) -> None:
+    async with serving(data_dir) as url, aiohttp.ClientSession() as client:
+        secrets = orjson.loads((await run(data_dir, "tenant", "add", "acme1m")).out)
+        await run(data_dir, "vn", "add", "acme1m", "+918000000010")
+        auth, orders = basic(secrets["api_token"]), f"{url}/v1/tenants/acme1m/greenpin"
+        body = {
+            "transaction_id": "ORD-1",
+            "a": {"vns": ["8000000010"], "numbers": ["9800000021", "9800000023"]},
+            "b": {"numbers": ["9800000022"]},
+        }
+        await until_answered(client, "POST", orders, 200, 409, json=body, headers=auth)
+        erase = ("erase", "--number", "+919800000021", "--tenant", "acme1m", "--json")
+        counted = await run(data_dir, *erase, "--dry-run")
+        erased = await run(data_dir, *erase)
+        assert counted.code == erased.code == 0, erased.err
+        counts = orjson.loads(erased.out)
+        assert orjson.loads(counted.out) == counts
+        assert {what for what, count in counts.items() if count} == {"allocations_updated"}
+        [logged] = [orjson.loads(line) for line in erased.err.splitlines() if "erasure.done" in line]
+        assert (logged["number"], logged["allocations_updated"]) == ("…21", 1)
+        assert "9800000021" not in erased.err
+        assert set(orjson.loads((await run(data_dir, *erase)).out).values()) == {0}
+        async with client.get(orders, headers=auth) as answer:
+            [item] = (await answer.json())["data"]["items"]
+        assert item["a"]["numbers"] == ["+919800000023"]
+        table = await run(data_dir, "erase", "--number", "9800000023")
+        assert (table.code, "allocations updated" in table.out) == (0, True)
+
+
+async def test_keys_are_made_and_rotated(data_dir: Path) -> None:
+    first, second = [(await run(data_dir, "data-key", "new")).out.strip() for _ in range(2)]
+    assert first != second
+    assert not data_dir.exists(), "nothing is kept"
+    without = await run(data_dir, "data-key", "rotate")
+    assert (without.code, without.err) == (1, "cordboard: CORDBOARD_DATA_KEY is not set\n")
+    bad = await run(data_dir, "data-key", "rotate", CORDBOARD_DATA_KEY=first[:-4])
+    assert (bad.code, "base64 of 32 bytes" in bad.err) == (1, True)
+    assert first[:-4] not in bad.err
+    rotated = await run(data_dir, "data-key", "rotate", CORDBOARD_DATA_KEY=f"{second},{first}")
+    assert (rotated.code, rotated.out) == (0, "sealed anew: 0 events, 0 answers\n")
 
 
 async def test_every_setting_is_listed_and_no_secret_is_shown() -> None:

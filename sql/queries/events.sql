@@ -126,7 +126,11 @@ SELECT seq FROM event_subject WHERE cell = $1 AND tenant_id = $2 AND subject = $
 
 -- name: finish
 UPDATE event
-SET state = $4, last_result = $5, finished_at = $6, leased_until = NULL
+SET state = $4, last_result = $5, finished_at = $6, leased_until = NULL,
+    -- What was sealed stays so through a replay.
+    facts = CASE WHEN is_masked_after THEN $7::jsonb WHEN facts_are = 'sealed' THEN facts ELSE $8::jsonb END,
+    facts_are = CASE WHEN is_masked_after THEN 'masked' WHEN facts_are = 'sealed' THEN 'sealed' ELSE $9 END,
+    sealed_with = CASE WHEN is_masked_after THEN NULL WHEN facts_are = 'sealed' THEN sealed_with ELSE $10 END
 WHERE cell = $1 AND id = $2 AND attempts = $3 AND state = 'pending'
 RETURNING id;
 

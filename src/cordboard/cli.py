@@ -25,10 +25,11 @@ from cordboard.routing.numbers import E164, parse_number
 from cordboard.routing.tenant import parse_settings
 from cordboard.settings import Settings
 from cordboard.simulator import demo
-from cordboard.storage import provisioning
+from cordboard.storage import erasing, provisioning, sealing
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable, running_server
 from cordboard.storage.provisioning import CredentialKind
+from cordboard.storage.sealing import CannotOpen, DataKeyMissing, DataKeys
 from cordboard.telemetry import configure_logging
 from cordboard.web.admin import new_virtual_numbers
 from cordboard.web.query import WITHHELD_WORD
@@ -58,6 +59,10 @@ app.add_typer(tenant_app, name="tenant")
 app.add_typer(vn_app, name="vn")
 app.add_typer(token_app, name="token")
 app.add_typer(key_app, name="applet-key")
+data_key_app: Final = typer.Typer(
+    help="The keys that seal told events and kept answers [CORDBOARD_DATA_KEY].", no_args_is_help=True
+)
+app.add_typer(data_key_app, name="data-key")
 
 _console = Console()
 
@@ -118,6 +123,56 @@ def explain_command(
         print_json(told)
     else:
         _console.print(_explanation_table(told))
+
+
+@app.command("erase")
+def erase_command(
+    number: Annotated[str, typer.Option(help="Whom, as +91…")],
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant only; by default of all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and erase nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Erase one person everywhere, and say what was done. Broken off, it goes on when run again."""
+    settings = _settings(data_dir=data_dir)
+    configure_logging(settings.log_level)
+    keys = DataKeys(settings.data_keys())
+
+    async def erase(database: Database) -> erasing.Erased:
+        country = parse_settings({}).country
+        if tenant is not None:
+            country = parse_settings((await provisioning.get_tenant(database, tenant)).settings).country
+        parsed = _number(number, country)
+        return await erasing.erase(database, parsed, tenant, keys, _now_us(), is_dry_run=dry_run)
+
+    counts = _on_tenant(data_dir, erase).to_json()
+    if as_json:
+        print_json(counts)
+        return
+    table = Table("what", "would be erased" if dry_run else "erased")
+    for what, count in counts.items():
+        table.add_row(what.replace("_", " "), str(count))
+    _console.print(table)
+
+
+@data_key_app.command("new")
+def data_key_new() -> None:
+    """Print a fresh key; nothing is kept."""
+    sys.stdout.write(sealing.new_key() + "\n")
+
+
+@data_key_app.command("rotate")
+def data_key_rotate(data_dir: DataDir = None) -> None:
+    """Seal with the first key of CORDBOARD_DATA_KEY what is sealed with another one of them.
+
+    First every engine is started anew with the new key before the old one; when this is done, the old one
+    can go.
+    """
+    keys = DataKeys(_settings(data_dir=data_dir).data_keys())
+    if not keys:
+        _fail("CORDBOARD_DATA_KEY is not set")
+    count = _on_database(data_dir, lambda database: sealing.rotate(database, keys))
+    _console.print(f"sealed anew: {count['events']} events, {count['answers']} answers")
 
 
 @tenant_app.command("add")
@@ -319,8 +374,10 @@ def _run(work: Awaitable[Result]) -> Result:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run())
-    except (EngineAlreadyRunning, PostgresUnavailable, BadPostalTable) as refused:
+    except (EngineAlreadyRunning, PostgresUnavailable, BadPostalTable, DataKeyMissing) as refused:
         _fail(str(refused))
+    except CannotOpen:
+        _fail("something that was kept sealed was changed since; the database may be damaged")
     except DatabaseAway as away:
         _fail(f"the database cannot be reached ({away})")
     except OSError as error:
@@ -417,8 +474,8 @@ def _settings(**given: Any) -> Settings:
         _fail("; ".join(problems))
 
 
-def _number(text: str) -> E164:
-    number = parse_number(text, "IN")
+def _number(text: str, country: str = "IN") -> E164:
+    number = parse_number(text, country)
     if number is None:
         _fail(f"{text[:4]}…: not a telephone number")
     return number

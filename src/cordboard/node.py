@@ -23,6 +23,7 @@ from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
 from cordboard.storage.facts import EventKind
+from cordboard.storage.sealing import DataKeys, check_keys
 from cordboard.storage.spool import Spool
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
@@ -30,6 +31,7 @@ from cordboard.switchboard.expiry import Expiry
 from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.retention import Retention
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
@@ -62,8 +64,8 @@ class Node:
 async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
     """A node from its database to its HTTP server, stopped in the reverse order.
 
-    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, BadPostalTable, OSError (the port is
-    taken, or the postal table cannot be read).
+    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable, OSError
+    (the port is taken, or the postal table cannot be read).
     """
     clock = clock or SystemClock()
     # Others may pass, for a database that root has to run as somebody else; what lies inside is private.
@@ -138,7 +140,9 @@ async def _connected(database: Database) -> AsyncIterator[None]:
 async def running_switchboard(
     settings: Settings, database: Database, postgres: EmbeddedPostgres | None, clock: Clock
 ) -> AsyncIterator[Switchboard]:
-    """Everything but HTTP, over a migrated database. Raises DatabaseAway, BadPostalTable."""
+    """Everything but HTTP, over a migrated database. Raises DatabaseAway, DataKeyMissing, BadPostalTable."""
+    keys = DataKeys(settings.data_keys())
+    await database.read(lambda connection: check_keys(connection, keys))
     postal_regions = load_postal_regions(settings.postal_regions)
     metrics = Metrics()
     bell = Bell(database)
@@ -153,6 +157,7 @@ async def running_switchboard(
         clock,
         attempt_budget_s=settings.webhook_timeout_s,
         on_attempt=_count_attempts(metrics),
+        keys=keys,
     )
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
     recording = Recording(database, spool, metrics, clock, settings.answer_timeout_s, sender.wake, bell.ring)
@@ -160,8 +165,9 @@ async def running_switchboard(
         database, keeper, progress, records, recording, throttle, metrics, clock, bell.ring
     )
     allocating = Allocating(
-        database, keeper, metrics, clock, settings.propagation_timeout_s, sender.wake, bell.ring
+        database, keeper, metrics, clock, settings.propagation_timeout_s, sender.wake, bell.ring, keys
     )
+    retention = Retention(database, clock, keys, settings.dead_letter_days)
     expiry = Expiry(database, progress, throttle, metrics, clock, sender.wake, bell.ring)
     switchboard = Switchboard(
         settings=settings,
@@ -176,6 +182,8 @@ async def running_switchboard(
         answering=answering,
         allocating=allocating,
         postal_regions=postal_regions,
+        keys=keys,
+        wake_sender=sender.wake,
     )
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     spool.open()
@@ -191,6 +199,7 @@ async def running_switchboard(
             tasks = [
                 background.create_task(switchboard.run()),
                 background.create_task(expiry.run()),
+                background.create_task(retention.run()),
             ]
             if postgres is not None:
                 tasks.append(background.create_task(_keep_alive(postgres)))

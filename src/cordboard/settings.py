@@ -5,6 +5,8 @@ Every field says its unit, its default and the reason; settings of a tenant are 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import os
 import secrets
@@ -12,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,6 +26,8 @@ SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own i
 # A board of 100,000 allocations takes some 100 MB; below twice that a container's 64 MB of shared
 # memory would run full in service, and LMDB cannot recover from that.
 SHARED_MEMORY_FREE_MIN_BYTES: Final = 256 << 20
+# AES-256.
+DATA_KEY_BYTES: Final = 32
 
 
 class Settings(BaseSettings):
@@ -85,6 +89,19 @@ class Settings(BaseSettings):
         description="CSV file (prefix,area,region) in place of the package's table of postal codes.",
     )
     webhook_timeout_s: float = Field(default=5.0, gt=0, description="Time for one delivery attempt, in s.")
+    data_key: SecretStr | None = Field(
+        default=None,
+        description=(
+            "Base64 of 32 bytes (`cordboard data-key new`): told events and kept answers are sealed with it;"
+            " without one events are masked. Of several, separated by commas, the first seals and all open."
+        ),
+    )
+    dead_letter_days: int = Field(
+        default=7,
+        ge=1,
+        le=3_650,
+        description="Without a data key, how long a dead event stays whole and can be replayed, in days.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -96,6 +113,17 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("data_key")
+    @classmethod
+    def _check_data_key(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None:
+            _decoded_keys(given)
+        return given
+
+    def data_keys(self) -> tuple[bytes, ...]:
+        """The first one seals, all of them open; none where nothing is sealed."""
+        return () if self.data_key is None else _decoded_keys(self.data_key)
 
     @property
     def postgres_dir(self) -> Path:
@@ -121,6 +149,21 @@ class Settings(BaseSettings):
             place = hashlib.sha256(str(self.data_dir.resolve()).encode()).hexdigest()[:16]
             return SHARED_MEMORY / f"cordboard-{os.getuid()}-{place}"
         return self.data_dir / "node"
+
+
+def _decoded_keys(given: SecretStr) -> tuple[bytes, ...]:
+    """Raises ValueError, which does not quote them."""
+    try:
+        keys = tuple(
+            base64.b64decode(text.strip(), validate=True) for text in given.get_secret_value().split(",")
+        )
+    except (binascii.Error, ValueError):
+        keys = (b"",)
+    if any(len(key) != DATA_KEY_BYTES for key in keys):
+        raise ValueError(
+            f"each key must be base64 of {DATA_KEY_BYTES} bytes; `cordboard data-key new` makes one"
+        )
+    return keys
 
 
 def make_private_directory(directory: Path) -> None:

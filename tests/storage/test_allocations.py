@@ -1418,9 +1418,10 @@ def key(name: str = "key", answer: bytes = b"answer") -> Idempotency:
 
 
 async def kept(office: Office, now_us: int, name: str = "key") -> tuple[bytes, bytes] | None:
-    return await office.database.read(
+    kept = await office.database.read(
         lambda connection: allocations.kept_answer(connection, office.cell, office.tenant.id, name, now_us)
     )
+    return None if kept is None else (kept.body_digest, kept.answer)
 
 
 async def test_a_repeated_request_makes_nothing_and_its_answer_is_there_for_a_day(office: Office) -> None:

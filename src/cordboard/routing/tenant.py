@@ -108,6 +108,7 @@ class TenantSettings:
     default_flow_id: str | None = None
     default_region: str | None = None  # one of regions.REGIONS
     generation_2_enabled: bool = True
+    retention_days: int | None = None  # of what has ended; None: kept without end
 
 
 DEFAULTS: Final = TenantSettings()
@@ -186,6 +187,7 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
         default_flow_id=given.get("default_flow_id"),
         default_region=given.get("default_region"),
         generation_2_enabled=flag("generation_2_enabled", DEFAULTS.generation_2_enabled),
+        retention_days=None if given.get("retention_days") is None else whole("retention_days", 0),
     )
 
 

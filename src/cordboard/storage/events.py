@@ -21,6 +21,8 @@ from cordboard.routing.model import Product
 from cordboard.storage.database import Connection
 from cordboard.storage.facts import EventKind, Facts
 from cordboard.storage.queries import load
+from cordboard.storage.resting import at_rest, masked_facts
+from cordboard.storage.sealing import NO_KEYS, DataKeys
 
 _SQL: Final = load("events")
 
@@ -181,7 +183,7 @@ class Claim:
     created_at_us: int
     # Where the tenant wants to be told now; where it wanted to when the event was written, if nowhere now.
     endpoint: str = field(repr=False)
-    # As kept; `facts_of` reads them.
+    # As kept, perhaps sealed (a replayed event's); `DataKeys.facts_of` opens them, `facts_of` reads them.
     facts: Mapping[str, Any] = field(repr=False)
 
 
@@ -239,13 +241,29 @@ async def claim(
     ]
 
 
-async def finish(connection: Connection, claim: Claim, end: End, last_result: str, now_us: int) -> bool:
+async def finish(
+    connection: Connection,
+    claim: Claim,
+    end: End,
+    last_result: str,
+    now_us: int,
+    keys: DataKeys = NO_KEYS,
+) -> bool:
     """Whether the event left the outbox, and the next of its subject is due: not if the lease was lost."""
     now = to_datetime(now_us)
+    rest = at_rest(claim.id, claim.facts, keys, may_be_told_again=end is End.DEAD)
     # By a statement of its own, so that the others see what was committed before the lock was ours.
     await connection.execute(_SQL["lock_subject"], claim.cell, claim.tenant_id, claim.subject)
     done = await connection.fetchval(
-        _SQL["finish"], claim.cell, claim.id, claim.attempts, end.value, last_result, now
+        _SQL["finish"],
+        claim.cell,
+        claim.id,
+        claim.attempts,
+        end.value,
+        last_result,
+        now,
+        masked_facts(claim.facts),
+        *rest,
     )
     if done is None:
         return False

@@ -299,7 +299,8 @@ def _verified(item: NewOutcome, id: UUID, standing: Standing) -> NewEvent:
         tenant_id=item.call.tenant_id,
         subject=str(id),
         product=standing.allocation.product,
-        # Once for each person and allocation; nobody knows whether two withheld callers are one.
+        # Once for each person and allocation; nobody knows whether two withheld callers are one. Retention
+        # and erasure look for keys of this form (sql/queries).
         once_key=None if caller is None else f"verified:{id}:{caller.plus}",
         facts=VerifiedFacts(
             transaction_id=standing.client_id,

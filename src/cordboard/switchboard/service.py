@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cordboard.clock import Clock
@@ -11,6 +12,7 @@ from cordboard.settings import Settings
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Database
 from cordboard.storage.feed import Position
+from cordboard.storage.sealing import DataKeys
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.keeper import BoardKeeper
@@ -34,6 +36,8 @@ class Switchboard:
     answering: CallAnswering
     allocating: Allocating
     postal_regions: PostalRegions
+    keys: DataKeys
+    wake_sender: Callable[[], None]
 
     async def propagate(self, position: Position) -> bool:
         """Tell everybody of a committed change; whether this node routes by it already."""

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from cordboard.routing.allocate import Code, Fault, Unacceptable
 from cordboard.routing.numbers import E164, parse_number
 from cordboard.routing.tenant import parse_settings
-from cordboard.storage import provisioning
+from cordboard.storage import erasing, provisioning
 from cordboard.storage.provisioning import (
     NewVirtualNumber,
     NoSuchTenant,
@@ -36,6 +36,7 @@ from cordboard.web.documents import (
     AppletKeyDeleted,
     AppletKeyMade,
     AppletKeysShown,
+    PersonErased,
     TenantDeleted,
     TenantMade,
     TenantShown,
@@ -52,6 +53,7 @@ from cordboard.web.errors import expect_continue, new_request_id, problem_of, re
 from cordboard.web.explain import EXPLAIN, explained
 from cordboard.web.openapi import ADMIN_API, Operation, Route
 from cordboard.web.schemas import (
+    EraseBody,
     NewTenantBody,
     NewTokenBody,
     NewVirtualNumbersBody,
@@ -62,6 +64,7 @@ from cordboard.web.tenant_settings import checked_settings
 
 TENANTS_PATH: Final = "/admin/v1/tenants"
 TENANT_PATH: Final = f"{TENANTS_PATH}/{{tenant}}"
+ERASE_PATH: Final = "/admin/v1/erase"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,21 @@ class Admin:
                 f"{TENANT_PATH}/explain",
                 self._explain,
                 replace(EXPLAIN, codes=(*EXPLAIN.codes, Code.NOT_FOUND)),
+            ),
+            self._route(
+                "POST",
+                ERASE_PATH,
+                self._erase,
+                Operation(
+                    "Erase one person everywhere",
+                    description=(
+                        "Out of live and released allocations, calls, verifications and events. An erasure"
+                        " that was broken off is finished by the same request again."
+                    ),
+                    body=EraseBody,
+                    data=PersonErased,
+                    codes=(Code.NOT_FOUND, Code.BAD_NUMBER),
+                ),
             ),
             *self._credential_routes(
                 f"{TENANT_PATH}/tokens", TOKENS, "API token", (TokenMade, TokensShown, TokenDeleted)
@@ -293,6 +311,25 @@ class Admin:
             raise NoSuchTenant
         # Who may make tokens with the right to reveal has it.
         return Shown(explained(self._switchboard, request, tenant, may_reveal=True))
+
+    async def _erase(self, request: web.Request) -> Shown:
+        body = checked(EraseBody, await read_object(request))
+        country = parse_settings({}).country
+        if body.tenant is not None:
+            tenant = await provisioning.get_tenant(self._database, body.tenant)
+            country = parse_settings(tenant.settings).country
+        number = parse_number(body.number, country)
+        if number is None:
+            raise Unacceptable([Fault(Code.BAD_NUMBER, "number", "number is not a telephone number.")])
+        switchboard = self._switchboard
+        # Answered calls are written behind: those of this moment go as well.
+        await switchboard.records.flush()
+        erased = await erasing.erase(
+            self._database, number, body.tenant, switchboard.keys, self._now_us(), is_dry_run=body.dry_run
+        )
+        switchboard.wake_sender()
+        propagated = [await switchboard.propagate(position) for position in erased.positions]
+        return Shown(erased.to_json(), headers=propagation(all(propagated)))
 
     # ── credentials ──────────────────────────────────────────────────────────
 

@@ -482,6 +482,23 @@ class TenantShown(_Answer):
     created_at: IsoTime
 
 
+class PersonErased(_Answer):
+    """How many of each kind; a second time nothing is left."""
+
+    memberships: int
+    allocations_updated: int
+    allocations_released: int
+    vaulted_allocations: int
+    cooling_numbers: int
+    calls: int
+    call_ends: int
+    verifications: int
+    events_masked: int
+    events_masked_after_delivery: int
+    event_keys: int
+    idempotent_answers: int
+
+
 class TenantDeleted(_Answer):
     id: TenantId
 

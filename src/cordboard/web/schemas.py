@@ -265,6 +265,13 @@ class NewTenantBody(_Strict):
     settings: Annotated[dict[str, Any] | None, Field(description="As `PUT …/settings` takes them.")] = None
 
 
+class EraseBody(_Strict):
+    number: Number
+    # Of this tenant only.
+    tenant: TenantId | None = None
+    dry_run: Annotated[bool, Field(description="Count what would be erased, and erase nothing.")] = False
+
+
 class NewTokenBody(_Strict):
     # Whether numbers and PINs are shown whole to who has it.
     reveal: bool = False

@@ -27,6 +27,7 @@ from cordboard.storage import events
 from cordboard.storage.database import CommitUnknown, Connection, Database, DatabaseAway
 from cordboard.storage.events import Claim, End, Lane
 from cordboard.storage.facts import EventKind, facts_of
+from cordboard.storage.sealing import NO_KEYS, DataKeys
 from cordboard.webhooks.payloads import body_of
 
 log = structlog.get_logger(__name__)
@@ -140,8 +141,10 @@ class Sender:
         poll_s: float = POLL_S,
         dice: Callable[[], float] = _DICE.random,
         on_attempt: OnAttempt | None = None,
+        keys: DataKeys = NO_KEYS,
     ) -> None:
         self._database = database
+        self._keys = keys
         self._clock = clock
         self._attempt_budget_s = attempt_budget_s
         self._lease_us = int((attempt_budget_s + LEASE_AFTER_BUDGET_S) * SECOND_US)
@@ -248,7 +251,8 @@ class Sender:
         if endpoint is None:
             return Attempt(AttemptResult.BAD_ENDPOINT, "not an http or https address")
         try:
-            body = orjson.dumps(body_of(claim.product, facts_of(claim.kind, claim.facts)))
+            facts = facts_of(claim.kind, self._keys.facts_of(claim.id, claim.facts))
+            body = orjson.dumps(body_of(claim.product, facts))
         except Exception as error:  # Whatever is wrong with facts once kept, the other events go on.
             return Attempt(AttemptResult.NOT_WORDED, f"facts: {type(error).__name__}")
         headers = {
@@ -302,9 +306,9 @@ class Sender:
 
         async def write(connection: Connection) -> bool:
             if attempt.result is AttemptResult.DELIVERED:
-                return await events.finish(connection, claim, End.DELIVERED, detail, now_us)
+                return await events.finish(connection, claim, End.DELIVERED, detail, now_us, self._keys)
             if due_us is None:
-                return await events.finish(connection, claim, End.DEAD, detail, now_us)
+                return await events.finish(connection, claim, End.DEAD, detail, now_us, self._keys)
             return await events.retry(connection, claim, due_us, detail)
 
         event_log = log.bind(
