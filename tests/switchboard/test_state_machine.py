@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, TypeVar, assert_never
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from hypothesis import HealthCheck, event, note, settings
 from hypothesis import strategies as st
@@ -25,25 +23,28 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from cordboard.clock import SECOND_US
-from cordboard.node import running_switchboard
 from cordboard.routing.allocate import Code, Draft, Generation, PartyDraft, Unacceptable
+from cordboard.routing.greenvn import GreenVnDraft, GreenVnParty, Preferences
 from cordboard.routing.model import (
     NEW_CALL,
     NOT_EXCEEDED,
+    Allocation,
     AllocationId,
     AskPin,
     Call,
     CallRules,
     Connect,
     Decision,
+    EmptyEntry,
+    Entry,
     NoEntry,
     Outcome,
+    PinEntry,
     Product,
     Progress,
     Reason,
@@ -54,152 +55,108 @@ from cordboard.routing.model import (
     WrongPin,
 )
 from cordboard.routing.numbers import E164, Pin
-from cordboard.routing.progress import Hop, after, entry_of, with_outcome
-from cordboard.settings import Settings
+from cordboard.routing.progress import Hop, after, digest_of, entry_of, with_outcome
+from cordboard.routing.second_generation import SecondDraft
 from cordboard.storage import allocations, feed, provisioning
 from cordboard.storage.allocations import AllocationName, AlreadyReleased, NotFound
-from cordboard.storage.database import Connection, Database
+from cordboard.storage.database import Connection
 from cordboard.storage.embedded import EmbeddedPostgres
 from cordboard.storage.feed import Position
 from cordboard.storage.provisioning import NewVirtualNumber
 from cordboard.switchboard.allocating import Changed
 from cordboard.switchboard.answering import Caller, Keyed
-from cordboard.switchboard.service import Switchboard
+from cordboard.switchboard.second_wishes import SecondRevision, SecondWish
 from cordboard.switchboard.tenants import TenantView
-from cordboard.switchboard.wishes import GreenPinRevision, GreenPinWish
+from cordboard.switchboard.wishes import (
+    GreenPinRevision,
+    GreenPinWish,
+    GreenVnPartiesRevision,
+    GreenVnSwap,
+    GreenVnWish,
+    Revision,
+    Wish,
+)
 from cordboard.tables.board import BoardTables
 from tests.routing.naive_model import naive_decision
 from tests.storage.boards import meaning_of
-from tests.switchboard.plain_model import FOREIGN, NONSENSE, Flags, Held, PlainModel
+from tests.switchboard import plain_greenpin, plain_greenvn, plain_second, story_dice
+from tests.switchboard.plain_model import NONSENSE, Flags, Held, PlainModel
+from tests.switchboard.stage import GIVE_UP_S, Stage, standing_stage
+from tests.switchboard.story_dice import (
+    A_VN,
+    A_VN_OF_THEIRS,
+    CALLERS,
+    CLIENT_IDS,
+    ENTRIES,
+    NO_NUMBER,
+    OUTSIDER,
+    POOL,
+    SIDS,
+    THEIR_VN,
+    Asked,
+    Opening,
+)
 
 SOAK: Final = int(os.environ.get("CORDBOARD_SOAK", "1"))
 STORIES: Final = 60 * SOAK
 STEPS: Final = 30
 
-# 2026-01-01; the clock of the tests only moves when a rule moves it.
-START_US: Final = 1_767_225_600 * SECOND_US
-# Only there so that a broken test ends.
-GIVE_UP_S: Final = 60
-
-PEOPLE: Final = tuple(E164(919800000021 + n) for n in range(4))
-OUTSIDER: Final = E164(919800000099)  # listed by nobody, but may join.
-CALLERS: Final = (*PEOPLE, OUTSIDER, None)
-PINS: Final = (Pin("1"), Pin("2"), Pin("01"), Pin("12"))
-ENTRIES: Final = ("", "1", "2", "01", "12", "9", "1234567890")
-CLIENT_IDS: Final = ("ORD-1", "ORD-2", "ORD-3", "ORD-4")
-SIDS: Final = ("sid-1", "sid-2", "sid-3")
 # Not a URL: nothing goes over the network.
 NOBODY: Final = "nobody"
+# What is asked of every caller on every VN: nothing keyed in, nothing once more, and each of the entries.
+ALL_ENTRIES: Final[tuple[Entry, ...]] = (
+    NoEntry(),
+    EmptyEntry(),
+    *(PinEntry(Pin.parse(digits), digest_of(digits)) for digits in ENTRIES if digits),
+)
+
+FIRST_GREENPIN: Final = (Product.GREENPIN, Generation.FIRST)
+FIRST_GREENVN: Final = (Product.GREENVN, Generation.FIRST)
 
 Result = TypeVar("Result")
 
 
-def name_of(id: AllocationId) -> AllocationName:
-    return AllocationName(UUID(bytes=id), Product.GREENPIN, Generation.FIRST)
+def name_of(held: Held) -> AllocationName:
+    return AllocationName(UUID(bytes=held.id), held.product, held.generation)
 
 
-class HandMovedClock:
-    def __init__(self) -> None:
-        self._now_us = START_US
-
-    def now_us(self) -> int:
-        return self._now_us
-
-    def advance(self, us: int) -> None:
-        self._now_us += us
+def revision_of_nothing(name: AllocationName) -> Revision:
+    if name.generation is Generation.SECOND:
+        return SecondRevision(SecondDraft())
+    if name.product is Product.GREENVN:
+        return GreenVnPartiesRevision(GreenVnDraft())
+    return GreenPinRevision(Draft())
 
 
-@dataclass
-class Stage:
-    """What all stories share: a running switchboard, and the loop in which it runs."""
-
-    runner: asyncio.Runner
-    database: Database
-    switchboard: Switchboard
-    clock: HandMovedClock
-    directory: Path
-    numbers: Iterator[int]
-
-    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        async def limited() -> Result:
-            async with asyncio.timeout(GIVE_UP_S):
-                return await work
-
-        return self.runner.run(limited())
-
-
-# ── dice ─────────────────────────────────────────────────────────────────────
-
-_names = st.lists(st.sampled_from(PEOPLE), max_size=2, unique=True).map(lambda many: [n.plus for n in many])
-_odd_names = st.sampled_from(
-    [
-        [PEOPLE[0].plus, PEOPLE[0].plus],
-        [NONSENSE],
-        [FOREIGN],
-        [PEOPLE[1].plus, NONSENSE],
-        ["a VN"],
-        ["their VN"],
-    ]
-)
-_one_name = st.sampled_from(PEOPLE).map(lambda number: [number.plus])
-_numbers = st.integers(0, 19).flatmap(
-    lambda dice: _odd_names if dice == 0 else _one_name if dice < 12 else _names
-)
-# By place in the pool; 9 is the VN of another tenant, 8 no number at all.
-_places = st.sampled_from([[0], [0], [1], [0, 1], [1, 0], [2], [0], [1], [9], [0, 8]])
-_maybe_pin = st.sampled_from([*PINS, *PINS, None, None, None])
-_maybe_length = st.sampled_from([None, None, None, 2, 2, 3])
-_usages = st.sampled_from([None, None, Usage.TWOWAY, Usage.ONEWAY])
-_durations = st.sampled_from([5, 30, 60, 600, None])
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A party of a request before the story's numbers are put in."""
-
-    numbers: list[str] | None
-    places: list[int] | None
-    pin: Pin | None
-    pin_length: int | None
-
-
-_new_parties = st.builds(Asked, _numbers, st.one_of(_places, st.none()), _maybe_pin, _maybe_length)
-_changed_parties = st.builds(
-    Asked,
-    st.one_of(st.none(), st.none(), _numbers),
-    st.one_of(st.none(), st.none(), _places),
-    st.one_of(st.none(), _maybe_pin),
-    st.one_of(st.none(), _maybe_length),
-)
-_flags = st.builds(
-    Flags,
-    a_pin=st.sampled_from([True, True, False]),
-    b_pin=st.sampled_from([True, True, False]),
-    common_pin=st.sampled_from([False, False, False, True]),
-    cool_off_s=st.sampled_from([0, 0, 20]),
-)
+def nowhere(postal_code: str) -> str | None:
+    raise AssertionError(f"no story names a postal code, but {postal_code} was looked up")
 
 
 class Story(RuleBasedStateMachine):
-    """One tenant's life."""
+    """One tenant's life.
+
+    No rule has a precondition: which VNs and PINs the engine picks is not the dice's to say, and a story that
+    is told again must draw the same. A rule that finds nothing to act upon does nothing.
+    """
 
     stage: Stage
 
     @initialize(
-        flags=_flags,
+        flags=story_dice.flags,
         attempts_max=st.sampled_from([2, 3]),
         refuse_withheld=st.sampled_from([False] * 4 + [True]),
+        openings=story_dice.openings,
     )
-    def begin(self, flags: Flags, attempts_max: int, refuse_withheld: bool) -> None:
+    def begin(self, flags: Flags, attempts_max: int, refuse_withheld: bool, openings: list[Opening]) -> None:
         self.clock = self.stage.clock
         self.clock.advance(SECOND_US)
         number = next(self.stage.numbers)
         self.tenant_id = f"tenant-{number}"
-        self.pool = [E164(918_000_000_000 + number * 10 + place) for place in range(3)]
+        self.pool = [E164(918_000_000_000 + number * 10 + place) for place in range(len(POOL))]
         self.other_vn = E164(918_000_000_000 + number * 10 + 9)
         self.call_rules = CallRules(attempts_max, refuse_withheld)
         self.flags = flags
-        self.model = PlainModel(self.pool, [self.other_vn])
+        self.model = PlainModel(dict(zip(self.pool, POOL, strict=True)), [self.other_vn])
         self.progress: dict[tuple[str, E164, E164 | None], Progress] = {}
         # What each call has entered when it was right, whatever else the engine remembers of it.
         self.proved: set[tuple[tuple[str, E164, E164 | None], AllocationId, Side]] = set()
@@ -207,6 +164,8 @@ class Story(RuleBasedStateMachine):
         self.expected_verified: Counter[tuple[AllocationId, E164 | None]] = Counter()
         self.expected_failures = 0
         self._run(self._begin())
+        for opening in openings:
+            getattr(self, opening.rule)(**opening.given)
 
     async def _begin(self) -> None:
         database, now_us = self.stage.database, self.clock.now_us()
@@ -214,7 +173,9 @@ class Story(RuleBasedStateMachine):
         self.cell = made.tenant.cell
         other_id = f"other-{self.tenant_id}"
         other = await provisioning.add_tenant(database, other_id, {}, now_us)
-        numbers = [NewVirtualNumber(number) for number in self.pool]
+        numbers = [
+            NewVirtualNumber(number, line.region, line.type) for number, line in self.model.pool.items()
+        ]
         await provisioning.add_virtual_numbers(database, self.tenant_id, numbers, now_us)
         theirs = await provisioning.add_virtual_numbers(
             database, other_id, [NewVirtualNumber(self.other_vn)], now_us
@@ -229,6 +190,8 @@ class Story(RuleBasedStateMachine):
             "bparty_pin_enabled": self.flags.b_pin,
             "common_pin_enabled": self.flags.common_pin,
             "deletion_time": self.flags.cool_off_s,
+            "vn_sharing": self.flags.vn_sharing.value,
+            "vn_choice": self.flags.vn_choice.value,
             "max_pin_attempts": self.call_rules.pin_attempts_max,
             "withheld_callers": "refuse" if self.call_rules.refuse_withheld else "allow",
             # The windows have tests of their own.
@@ -240,86 +203,171 @@ class Story(RuleBasedStateMachine):
             "deallocation_callback_event_endpoint": NOBODY,
         }
 
-    # ── clients ──────────────────────────────────────────────────────────────
+    # ── clients of GreenPin, first generation ────────────────────────────────
 
     @rule(
         client_id=st.sampled_from(CLIENT_IDS),
-        a=_new_parties,
-        b=_new_parties,
-        usage=_usages,
-        duration_s=_durations,
+        a=story_dice.new_parties,
+        b=story_dice.new_parties,
+        usage=story_dice.usages,
+        duration_s=story_dice.durations,
     )
     def allocate(
         self, client_id: str, a: Asked, b: Asked, usage: Usage | None, duration_s: int | None
     ) -> None:
         draft = self._draft(a, b, usage, duration_s)
         now_us = self._now()
-        expected = self.model.code_of_create(client_id, draft, self.flags, now_us)
-        changed, code = self._run(self._create(client_id, draft))
-        event(f"allocate: {code and code.name}")
-        assert code is expected
-        if changed is not None:
-            assert changed.is_propagated
-            expires_at_us = now_us + (170 * 86_400 if duration_s is None else duration_s) * SECOND_US
-            held = self.model.create(
-                client_id, draft, self.flags, changed.standing.allocation, expires_at_us, now_us
-            )
-            self._whatever_is_allocated_connects(held)
+        wanted = plain_greenpin.read_create(self.model, draft, self.flags)
+        made = self._make(
+            GreenPinWish(client_id, draft),
+            self.model.code_of_create(Product.GREENPIN, client_id, wanted, now_us),
+        )
+        if made is None:
+            return
+        assert wanted.becomes is not None
+        lengths = plain_greenpin.lengths_of(draft, is_common=self.flags.common_pin)
+        becomes = plain_greenpin.with_drawn_pins(self.model, wanted.becomes, made, lengths, None, now_us)
+        assert made == becomes._replace(id=made.id, expires_at_us=self._end_of(duration_s, now_us))
+        self._whatever_is_allocated_connects(self.model.put_in(Held(client_id, made, self.flags.cool_off_s)))
 
-    @precondition(lambda self: self.model.held)
     @rule(
         which=st.integers(0, 99),
-        a=_changed_parties,
-        b=_changed_parties,
-        usage=_usages,
-        duration_s=st.sampled_from([None, None, 30, 600]),
+        a=story_dice.changed_parties,
+        b=story_dice.changed_parties,
+        usage=story_dice.usages,
+        duration_s=story_dice.new_durations,
     )
     def update(self, which: int, a: Asked, b: Asked, usage: Usage | None, duration_s: int | None) -> None:
-        held = self._pick(which)
-        draft = self._draft(a, b, usage, duration_s)
         now_us = self._now()
-        changed, code = self._run(self._update(held, draft))
-        event(f"update: {code and code.name}")
-        if held.is_gone:
-            assert code is Code.DELETED
+        held = self._pick(which, *FIRST_GREENPIN)
+        if held is None:
             return
-        assert code is self.model.code_of_update(held, draft, now_us)
-        if changed is not None:
-            assert changed.is_propagated
-            expires_at_us = held.allocation.expires_at_us
-            if duration_s is not None:
-                expires_at_us = now_us + duration_s * SECOND_US
-            self.model.update(held, draft, changed.standing.allocation, expires_at_us, now_us)
-            self._whatever_is_allocated_connects(held)
+        draft = self._draft(a, b, usage, duration_s)
+        wanted = plain_greenpin.read_update(self.model, held, draft)
+        expected = self.model.code_of_update(held, wanted, now_us)
+        becomes = self._change(held, GreenPinRevision(draft), expected)
+        if becomes is None:
+            return
+        assert wanted.becomes is not None
+        lengths = plain_greenpin.lengths_of(draft, is_common=held.allocation.common_pin)
+        full = plain_greenpin.with_drawn_pins(self.model, wanted.becomes, becomes, lengths, held, now_us)
+        if duration_s is not None:
+            full = full._replace(expires_at_us=self._end_of(duration_s, now_us))
+        self._changed(held, full, becomes, now_us)
 
-    @precondition(lambda self: self.model.held)
+    # ── clients of GreenVN, first generation ─────────────────────────────────
+
+    @rule(client_id=st.sampled_from(CLIENT_IDS), asked=story_dice.greenvn_drafts)
+    def allocate_greenvn(self, client_id: str, asked: GreenVnDraft) -> None:
+        draft = self._greenvn_draft(asked)
+        now_us = self._now()
+        wanted = plain_greenvn.read_create(self.model, draft)
+        expected = plain_greenvn.code_of_create(self.model, client_id, wanted, draft.preferences, now_us)
+        made = self._make(GreenVnWish(client_id, draft, nowhere), expected)
+        if made is None:
+            return
+        assert wanted.becomes is not None
+        [picked] = made.a.virtual_numbers
+        assert picked in plain_greenvn.right_ones(self.model, wanted.becomes, draft.preferences, None, now_us)
+        becomes = plain_greenvn.on(wanted.becomes, picked)
+        assert made == becomes._replace(id=made.id, expires_at_us=self._end_of(draft.duration_s, now_us))
+        self._whatever_is_allocated_connects(self.model.put_in(Held(client_id, made, self.flags.cool_off_s)))
+
+    @rule(which=st.integers(0, 99), asked=story_dice.call_parties)
+    def change_call_parties(self, which: int, asked: GreenVnDraft) -> None:
+        now_us = self._now()
+        held = self._pick(which, *FIRST_GREENVN)
+        if held is None:
+            return
+        draft = self._greenvn_draft(asked)
+        wanted = plain_greenvn.read_call_party(self.model, held, draft)
+        expected = self.model.code_of_update(held, wanted, now_us)
+        becomes = self._change(held, GreenVnPartiesRevision(draft), expected)
+        if becomes is not None:
+            assert wanted.becomes is not None
+            self._changed(held, wanted.becomes, becomes, now_us)
+
+    @rule(which=st.integers(0, 99), asked=story_dice.preferences)
+    def swap(self, which: int, asked: Preferences) -> None:
+        now_us = self._now()
+        held = self._pick(which, *FIRST_GREENVN)
+        if held is None:
+            return
+        preferences = self._preferences(asked)
+        expected = plain_greenvn.code_of_swap(self.model, held, preferences, now_us)
+        becomes = self._change(held, GreenVnSwap(preferences, (), nowhere), expected)
+        if becomes is not None:
+            [picked] = becomes.a.virtual_numbers
+            right_ones = plain_greenvn.right_ones(self.model, held.allocation, preferences, held, now_us)
+            assert picked in right_ones
+            self._changed(held, plain_greenvn.on(held.allocation, picked), becomes, now_us)
+
+    # ── clients of the second generation ─────────────────────────────────────
+
+    @rule(product=st.sampled_from(Product), asked=story_dice.second_drafts)
+    def allocate_second(self, product: Product, asked: SecondDraft) -> None:
+        draft = self._second_draft(asked, product)
+        now_us = self._now()
+        wanted = plain_second.read_create(self.model, product, draft, self.flags, now_us)
+        expected = self.model.code_of_create(product, None, wanted, now_us)
+        made = self._make(SecondWish(product, draft), expected)
+        if made is None:
+            return
+        assert wanted.becomes is not None
+        becomes = wanted.becomes._replace(id=made.id)
+        becomes = plain_greenpin.with_drawn_pins(self.model, becomes, made, {Side.B: 4}, None, now_us)
+        assert made == becomes
+        attempts = (draft.pin_attempts_max or 3) if product is Product.GREENPIN else None
+        held = Held(None, made, self.flags.cool_off_s, Generation.SECOND, attempts)
+        self._whatever_is_allocated_connects(self.model.put_in(held))
+
+    @rule(
+        which=st.integers(0, 99),
+        update=story_dice.second_updates,
+        call_party=story_dice.second_call_parties,
+        swap=story_dice.second_swaps,
+        is_swap=st.booleans(),
+    )
+    def update_second(
+        self, which: int, update: SecondDraft, call_party: SecondDraft, swap: SecondDraft, is_swap: bool
+    ) -> None:
+        now_us = self._now()
+        held = self._pick(which, generation=Generation.SECOND)
+        if held is None:
+            return
+        asked = update if held.product is Product.GREENPIN else swap if is_swap else call_party
+        draft = self._second_draft(asked, held.product)
+        wanted = plain_second.read_update(self.model, held, draft, now_us)
+        expected = self.model.code_of_update(held, wanted, now_us)
+        becomes = self._change(held, SecondRevision(draft), expected)
+        if becomes is not None:
+            assert wanted.becomes is not None
+            if held.pin_attempts_max is not None:
+                held.pin_attempts_max = draft.pin_attempts_max or held.pin_attempts_max
+            held.count_failures(0)
+            self._changed(held, wanted.becomes, becomes, now_us)
+
+    # ── clients of all of them ───────────────────────────────────────────────
+
     @rule(which=st.integers(0, 99))
     def update_with_its_own_values(self, which: int) -> None:
-        held = self._pick(which)
         self._now()
-        if held.is_gone:
+        held = self._pick(which)
+        if held is None or held.is_gone or held.pin_failures:
             return
-        parties = [held.allocation.party(side) for side in Side]
-        a, b = (
-            PartyDraft(
-                numbers=[number.plus for number in party.numbers],
-                virtual_numbers=[number.plus for number in party.virtual_numbers],
-                pin=party.pin,
-                pin_length=None if party.pin is None else len(party.pin),
-            )
-            for party in parties
-        )
         before = self._run(self._head())
-        changed, code = self._run(self._update(held, Draft(a=a, b=b, usage=held.allocation.usage)))
-        assert code is None
-        assert changed is not None
-        assert changed.standing.allocation == held.allocation
+        for revision in self._own_values(held):
+            changed, code = self._run(self._update(held, revision))
+            assert code is None
+            assert changed is not None
+            assert changed.standing.allocation == held.allocation
         assert self._run(self._head()) == before
 
-    @precondition(lambda self: self.model.held)
     @rule(which=st.integers(0, 99), is_doubled=st.booleans())
     def release(self, which: int, is_doubled: bool) -> None:
         held = self._pick(which)
+        if held is None:
+            return
         now_us = self._now()
         codes = self._run(self._release(held, 2 if is_doubled else 1))
         if held.is_gone:
@@ -333,7 +381,7 @@ class Story(RuleBasedStateMachine):
         async def ask(tenant: TenantView, name: AllocationName) -> None:
             allocating = self.stage.switchboard.allocating
             for work in (
-                allocating.update(tenant, name, GreenPinRevision(Draft())),
+                allocating.update(tenant, name, revision_of_nothing(name)),
                 allocating.release(tenant, name),
                 allocating.find(tenant, name),
                 allocating.members(tenant, name),
@@ -341,13 +389,44 @@ class Story(RuleBasedStateMachine):
                 with pytest.raises(NotFound):
                     await work
 
-        self._run(ask(self._tenant(), name_of(AllocationId(uuid4().bytes))))
+        for product in Product:
+            for generation in Generation:
+                self._run(ask(self._tenant(), AllocationName(uuid4(), product, generation)))
         other = self.stage.switchboard.tenants.get(f"other-{self.tenant_id}")
         assert other is not None
         for held in self.model.held[:1]:
-            self._run(ask(other, name_of(held.id)))
+            name = name_of(held)
+            self._run(ask(other, name))
+            # Ours, but not by that name.
+            another = Product.GREENVN if held.product is Product.GREENPIN else Product.GREENPIN
+            self._run(ask(self._tenant(), name._replace(product=another)))
+            later = Generation.SECOND if held.generation is Generation.FIRST else Generation.FIRST
+            self._run(ask(self._tenant(), name._replace(generation=later)))
 
-    @rule(flags=_flags)
+    @rule(
+        place=st.integers(0, len(POOL) - 1),
+        state=st.sampled_from([(False, False)] * 3 + [(True, False)] * 2 + [(False, True), (True, True)]),
+    )
+    def change_a_line(self, place: int, state: tuple[bool, bool]) -> None:
+        """Drained or reserved, or open again."""
+        is_drained, is_reserved = state
+        virtual_number = self.pool[place]
+        self.model.set_line_state(virtual_number, is_drained=is_drained, is_reserved=is_reserved)
+
+        async def change() -> None:
+            position = await provisioning.set_virtual_number_state(
+                self.stage.database,
+                self.tenant_id,
+                virtual_number,
+                self.clock.now_us(),
+                is_drained=is_drained,
+                is_reserved=is_reserved,
+            )
+            await self._catch_up(position)
+
+        self._run(change())
+
+    @rule(flags=story_dice.flags)
     def change_settings(self, flags: Flags) -> None:
         self.flags = flags
 
@@ -361,14 +440,15 @@ class Story(RuleBasedStateMachine):
 
     # ── time ─────────────────────────────────────────────────────────────────
 
-    @rule(us=st.sampled_from([1, SECOND_US, 5 * SECOND_US, 20 * SECOND_US, 60 * SECOND_US]))
+    @rule(us=st.sampled_from([1, SECOND_US, 5 * SECOND_US, 20 * SECOND_US, 60 * SECOND_US, 300 * SECOND_US]))
     def pass_time(self, us: int) -> None:
         self.clock.advance(us)
 
-    @precondition(lambda self: self.model.live())
     @rule(which=st.integers(0, 99), us=st.sampled_from([-1, 0]))
     def pass_time_until_an_end(self, which: int, us: int) -> None:
         held = self._pick(which)
+        if held is None:
+            return
         wait_us = held.allocation.expires_at_us + us - self.clock.now_us()
         if 0 < wait_us < 700 * SECOND_US:
             self.clock.advance(wait_us)
@@ -392,9 +472,6 @@ class Story(RuleBasedStateMachine):
         for _ in range(times):
             self._hop(sid, self.pool[place], caller, digits, hop)
 
-    @precondition(
-        lambda self: any(held.allocation.a.pin or held.allocation.b.pin for held in self.model.live())
-    )
     @rule(
         which=st.integers(0, 99),
         side=st.sampled_from(Side),
@@ -403,15 +480,43 @@ class Story(RuleBasedStateMachine):
     )
     def enter_a_pin(self, which: int, side: Side, caller: E164 | None, place: int) -> None:
         """A fresh call with a PIN that stands somewhere."""
-        with_pin = [held for held in self.model.live() if held.allocation.a.pin or held.allocation.b.pin]
-        party = with_pin[which % len(with_pin)].allocation.party(side)
-        pin = party.pin or PINS[0]
+        with_pins = self._with_pins()
+        if not with_pins:
+            return
+        allocation = with_pins[which % len(with_pins)].allocation
+        party = allocation.party(side if allocation.party(side).pins else side.other)
+        pin = party.pins[place % len(party.pins)]
         virtual_number = party.virtual_numbers[place % len(party.virtual_numbers)]
         sid = f"fresh-{next(self.sids)}"
         self._hop(sid, virtual_number, caller, "", Hop.DECISION)
         self._hop(sid, virtual_number, caller, "", Hop.PROMPT)
         self._hop(sid, virtual_number, caller, pin.digits, Hop.DECISION)
         self._hop(sid, virtual_number, caller, "", Hop.DECISION)
+
+    @rule(which=st.integers(0, 99), who=st.integers(0, 9), times=st.integers(1, 3))
+    def guess_wrongly(self, which: int, who: int, times: int) -> None:
+        """By somebody whose guesses count: one listed in `to`, or withheld; a stranger's do not."""
+        that_lock = self._that_lock()
+        if not that_lock:
+            return
+        allocation = that_lock[which % len(that_lock)].allocation
+        guessers = (*allocation.b.numbers, None, *allocation.b.numbers, None, OUTSIDER)
+        caller = guessers[who % len(guessers)]
+        for _ in range(times):
+            sid = f"fresh-{next(self.sids)}"
+            self._hop(sid, allocation.b.virtual_numbers[0], caller, "9", Hop.DECISION)
+
+    @rule()
+    def everybody_calls_everywhere(self) -> None:
+        """Each caller, on each VN, with each entry, for the first time; nothing is recorded."""
+        now_us = self._now()
+        world, tenant, answering = self.model.world(), self._tenant(), self.stage.switchboard.answering
+        for virtual_number in self.pool:
+            for caller in CALLERS:
+                for entry in ALL_ENTRIES:
+                    explained, _ = answering.explain(tenant, virtual_number, caller, entry, now_us)
+                    call = Call(virtual_number, caller, entry, NEW_CALL, NOT_EXCEEDED, self.call_rules)
+                    assert explained.decision == naive_decision(call, world, now_us), (call, explained)
 
     @rule(caller=st.sampled_from(CALLERS), digits=st.sampled_from(ENTRIES))
     def dial_another_tenants_number(self, caller: E164 | None, digits: str) -> None:
@@ -427,13 +532,11 @@ class Story(RuleBasedStateMachine):
         expected = naive_decision(call, self.model.world(), now_us)
         assert decision == (Refuse(Reason.NO_INPUT) if isinstance(expected, AskPin) else expected)
 
-    @precondition(lambda self: self.model.live())
     @rule(which=st.integers(0, 99))
     def everybody_listed_calls(self, which: int) -> None:
-        live = self.model.live()
         self._now()
-        held = live[which % len(live)]
-        if not held.is_gone:
+        if live := self.model.live():
+            held = live[which % len(live)]
             self._whatever_is_allocated_connects(held)
 
     # ── audits ───────────────────────────────────────────────────────────────
@@ -444,22 +547,28 @@ class Story(RuleBasedStateMachine):
         decision = self._run(self._answer(Caller(sid, virtual_number, caller), Keyed(hop, digits)))
         note(f"{sid} {virtual_number!r} {caller!r} {digits!r} {hop}: {decision}")
         self._note_what_was_proved(key, digits, hop)
-        expected = self._expected(key, digits, hop, now_us)
+        expected = self._expected(key, digits, hop, now_us, decision)
         event(f"{type(decision).__name__} {getattr(decision, 'reason', getattr(decision, 'matched', ''))}")
         assert decision._replace(outcome=None) == expected._replace(outcome=None)
         if isinstance(decision, Connect):
             self._nobody_is_connected_who_should_not_be(key, decision)
         return decision
 
-    def _expected(self, key: tuple[str, E164, E164 | None], digits: str, hop: Hop, now_us: int) -> Decision:
+    def _expected(
+        self,
+        key: tuple[str, E164, E164 | None],
+        digits: str,
+        hop: Hop,
+        now_us: int,
+        answered: Decision,
+    ) -> Decision:
         """The naive decision, with the call's progress kept as routing.md says."""
         known = self.progress.get(key)
         _, virtual_number, caller = key
-        world = self.model.world()
 
-        def decide(entry: Any, progress: Progress) -> Decision:
+        def decide(entry: Entry, progress: Progress) -> Decision:
             call = Call(virtual_number, caller, entry, progress, NOT_EXCEEDED, self.call_rules)
-            return naive_decision(call, world, now_us)
+            return naive_decision(call, self.model.world(), now_us)
 
         if known is None and isinstance(at_once := decide(NoEntry(), NEW_CALL), Connect):
             return at_once
@@ -470,11 +579,20 @@ class Story(RuleBasedStateMachine):
         match outcome:
             case RightPin(admission=admission, is_stranger=is_stranger):
                 progress = with_outcome(progress, outcome, progress.failures)
+                if outcome.resets_lock:
+                    self.model.forget_failures(admission.allocation_id)
                 if is_stranger:
                     self._stranger_proved(admission.allocation_id, caller, admission.side, now_us)
             case WrongPin():
                 progress = with_outcome(progress, outcome, progress.failures + 1)
                 self.expected_failures += 1
+                if outcome.counts_against is not None:
+                    self.model.count_a_failure(outcome.counts_against)
+                    # The guess that locks is answered when it is on record, and mostly so is the lock; an
+                    # answer does not wait longer than a moment for that.
+                    anew = decide(NoEntry(), progress)
+                    if answered == anew:
+                        expected = anew
             case None:
                 pass
             case unmatched:
@@ -496,7 +614,7 @@ class Story(RuleBasedStateMachine):
         for held in self.model.live():
             for side in Side:
                 party = held.allocation.party(side)
-                if party.pin is not None and party.pin.digits == digits and key[1] in party.virtual_numbers:
+                if Pin.parse(digits) in party.pins and key[1] in party.virtual_numbers:
                     self.proved.add((key, held.id, side))
 
     def _nobody_is_connected_who_should_not_be(
@@ -534,6 +652,9 @@ class Story(RuleBasedStateMachine):
                 for caller in party.numbers:
                     sid = f"fresh-{next(self.sids)}"
                     decision = self._hop(sid, virtual_number, caller, "", Hop.PROMPT)
+                    if held.allocation.is_locked and side is Side.B:
+                        assert decision == Refuse(Reason.LOCKED, held.id)
+                        continue
                     if party.listed_need_pin and not isinstance(decision, Refuse):
                         assert isinstance(decision, AskPin)
                         assert party.pin is not None
@@ -551,7 +672,7 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_on_both_sides(self) -> None:
-        for held in getattr(self, "model", PlainModel([], [])).live():
+        for held in getattr(self, "model", PlainModel({}, [])).live():
             sides = [{*held.allocation.party(side).numbers} for side in Side]
             for member in held.members:
                 sides[member.side].add(member.number)
@@ -559,7 +680,7 @@ class Story(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "model"):
-            self._now()
+            self.everybody_calls_everywhere()
             self._run(self._audit_what_is_kept())
 
     async def _audit_what_is_kept(self) -> None:
@@ -568,7 +689,7 @@ class Story(RuleBasedStateMachine):
         await self._compare_boards()
         tenant = self._tenant()
         for held in self.model.held:
-            name = name_of(held.id)
+            name = name_of(held)
             standing = await self.stage.switchboard.allocating.find(tenant, name)
             assert standing.allocation == held.allocation
             assert (standing.state.value == "vault") is held.is_gone
@@ -584,7 +705,8 @@ class Story(RuleBasedStateMachine):
         )
         told = Counter((row["kind"], row["facts"].get("allocation_id")) for row in rows)
         for held in self.model.held:
-            assert told["deallocated", str(UUID(bytes=held.id))] == held.is_gone
+            is_told = held.is_gone and (held.product is Product.GREENPIN or held.has_expired)
+            assert told["deallocated", str(UUID(bytes=held.id))] == is_told
         verified = Counter(
             (AllocationId(UUID(row["facts"]["allocation_id"]).bytes), row["facts"]["caller"])
             for row in rows
@@ -627,46 +749,134 @@ class Story(RuleBasedStateMachine):
         self.model.pass_time(now_us)
         return now_us
 
-    def _pick(self, which: int) -> Held:
+    def _pick(
+        self, which: int, product: Product | None = None, generation: Generation | None = None
+    ) -> Held | None:
         """Mostly one that lives."""
-        live = self.model.live()
-        chosen = self.model.held if which % 5 == 0 or not live else live
-        return chosen[which % len(chosen)]
+        chosen = self.model.live(product, generation)
+        if which % 5 == 0 or not chosen:
+            chosen = [
+                held
+                for held in self.model.held
+                if product in (None, held.product) and generation in (None, held.generation)
+            ]
+        return chosen[which % len(chosen)] if chosen else None
+
+    def _with_pins(self) -> list[Held]:
+        return [held for held in self.model.live() if held.allocation.a.pins or held.allocation.b.pins]
+
+    def _that_lock(self) -> list[Held]:
+        return [held for held in self._with_pins() if held.allocation.is_exclusive]
 
     def _draft(self, a: Asked, b: Asked, usage: Usage | None, duration_s: int | None) -> Draft:
         return Draft(a=self._party(a), b=self._party(b), usage=usage, duration_s=duration_s)
 
     def _party(self, asked: Asked) -> PartyDraft:
-        words = {"a VN": self.pool[2].plus, "their VN": self.other_vn.plus}
-        places = {8: NONSENSE, 9: self.other_vn.plus}
         return PartyDraft(
-            numbers=None if asked.numbers is None else [words.get(text, text) for text in asked.numbers],
-            virtual_numbers=None
-            if asked.places is None
-            else [places.get(place) or self.pool[place].plus for place in asked.places],
+            numbers=self._people(asked.numbers),
+            virtual_numbers=None if asked.places is None else [self._line(place) for place in asked.places],
             pin=asked.pin,
             pin_length=asked.pin_length,
         )
+
+    def _greenvn_draft(self, asked: GreenVnDraft) -> GreenVnDraft:
+        return replace(
+            asked,
+            a=replace(asked.a, numbers=self._people(asked.a.numbers)),
+            b=replace(asked.b, numbers=self._people(asked.b.numbers)),
+            preferences=self._preferences(asked.preferences),
+        )
+
+    def _preferences(self, asked: Preferences) -> Preferences:
+        place = asked.virtual_number
+        return replace(asked, virtual_number=None if place is None else self._line(int(place)))
+
+    def _second_draft(self, asked: SecondDraft, product: Product) -> SecondDraft:
+        place = asked.caller_id_number
+        return replace(
+            asked,
+            caller_id_number=None if place is None else self._line(int(place)),
+            from_numbers=self._people(asked.from_numbers),
+            to_numbers=self._people(asked.to_numbers),
+            pin_attempts_max=asked.pin_attempts_max if product is Product.GREENPIN else None,
+        )
+
+    def _people(self, texts: Sequence[str] | None) -> list[str] | None:
+        words = {A_VN: self.pool[2].plus, A_VN_OF_THEIRS: self.other_vn.plus}
+        return None if texts is None else [words.get(text, text) for text in texts]
+
+    def _line(self, place: int) -> str:
+        return {NO_NUMBER: NONSENSE, THEIR_VN: self.other_vn.plus}.get(place) or self.pool[place].plus
+
+    def _own_values(self, held: Held) -> list[Revision]:
+        """Updates that name what is there already."""
+        allocation = held.allocation
+        a, b = ([number.plus for number in allocation.party(side).numbers] for side in Side)
+        line = allocation.a.virtual_numbers[0].plus
+        if held.generation is Generation.SECOND:
+            revisions: list[Revision] = [SecondRevision(SecondDraft(from_numbers=a, to_numbers=b))]
+            if held.product is Product.GREENVN:
+                revisions.append(SecondRevision(SecondDraft(caller_id_number=line)))
+            return revisions
+        if held.product is Product.GREENVN:
+            parties = (GreenVnParty(a, allocation.a.pins), GreenVnParty(b, allocation.b.pins))
+            return [
+                GreenVnPartiesRevision(GreenVnDraft(*parties, usage=allocation.usage)),
+                GreenVnSwap(Preferences(virtual_number=line), (), nowhere),
+            ]
+        a_party, b_party = (
+            PartyDraft(
+                numbers=numbers,
+                virtual_numbers=[number.plus for number in party.virtual_numbers],
+                pin=party.pin,
+                pin_length=None if party.pin is None else len(party.pin),
+            )
+            for party, numbers in ((allocation.a, a), (allocation.b, b))
+        )
+        return [GreenPinRevision(Draft(a_party, b_party, usage=allocation.usage))]
+
+    def _end_of(self, duration_s: int | None, now_us: int) -> int:
+        return now_us + (170 * 86_400 if duration_s is None else duration_s) * SECOND_US
 
     def _tenant(self) -> TenantView:
         tenant = self.stage.switchboard.tenants.get(self.tenant_id)
         assert tenant is not None
         return tenant
 
-    async def _create(self, client_id: str, draft: Draft) -> tuple[Changed | None, Code | None]:
+    def _make(self, wish: Wish, expected: Code | None) -> Allocation | None:
+        changed, code = self._run(self._create(wish))
+        event(f"allocate {type(wish).__name__}: {code and code.name}")
+        assert code is expected
+        if changed is None:
+            return None
+        assert changed.is_propagated
+        return changed.standing.allocation
+
+    def _change(self, held: Held, revision: Revision, expected: Code | None) -> Allocation | None:
+        changed, code = self._run(self._update(held, revision))
+        event(f"update {type(revision).__name__}: {code and code.name}")
+        assert code is (Code.DELETED if held.is_gone else expected)
+        if changed is None:
+            return None
+        assert changed.is_propagated
+        return changed.standing.allocation
+
+    def _changed(self, held: Held, expected: Allocation, becomes: Allocation, now_us: int) -> None:
+        assert becomes == expected
+        self.model.change(held, becomes, now_us)
+        self._whatever_is_allocated_connects(held)
+
+    async def _create(self, wish: Wish) -> tuple[Changed | None, Code | None]:
+        allocating = self.stage.switchboard.allocating
         try:
-            changed = await self.stage.switchboard.allocating.create(
-                self._tenant(), GreenPinWish(client_id, draft), None, lambda _: b""
-            )
+            return await allocating.create_without_key(self._tenant(), wish), None
         except Unacceptable as refused:
             return None, refused.fault.code
-        assert isinstance(changed, Changed)
-        return changed, None
 
-    async def _update(self, held: Held, draft: Draft) -> tuple[Changed | None, Code | None]:
-        allocating, revision = self.stage.switchboard.allocating, GreenPinRevision(draft)
+    async def _update(self, held: Held, revision: Revision) -> tuple[Changed | None, Code | None]:
+        allocating = self.stage.switchboard.allocating
         try:
-            return await allocating.update(self._tenant(), name_of(held.id), revision), None
+            return await allocating.update(self._tenant(), name_of(held), revision), None
         except AlreadyReleased:
             return None, Code.DELETED
         except Unacceptable as refused:
@@ -675,7 +885,7 @@ class Story(RuleBasedStateMachine):
     async def _release(self, held: Held, times: int) -> list[Code | None]:
         async def once() -> Code | None:
             try:
-                await self.stage.switchboard.allocating.release(self._tenant(), name_of(held.id))
+                await self.stage.switchboard.allocating.release(self._tenant(), name_of(held))
             except AlreadyReleased:
                 return Code.DELETED
             return None
@@ -716,69 +926,22 @@ class Story(RuleBasedStateMachine):
 # ── the run ──────────────────────────────────────────────────────────────────
 
 
-@asynccontextmanager
-async def new_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    """Not the fixture: its pool lives in another loop."""
-    maker = await asyncpg.connect(**postgres.connect_kwargs)
-    await maker.execute("CREATE DATABASE stories")
-    await maker.close()
-    how: dict[str, Any] = {**postgres.connect_kwargs, "database": "stories"}
-    database = Database(**how)
-    await database.connect()
-    try:
-        await database.migrate()
-        yield database
-    finally:
-        await database.close()
-
-
 def test_whatever_is_done_in_any_order_the_answers_are_those_of_a_plain_list(
     postgres: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    clock = HandMovedClock()
-    with asyncio.Runner() as runner:
-        stopped = asyncio.Event()
-        loop = runner.get_loop()
-
-        async def host(started: asyncio.Future[tuple[Database, Switchboard]]) -> None:
-            async with new_database(postgres) as database:
-                node_settings = Settings(
-                    data_dir=tmp_path / "data", board_dir=tmp_path / "node", propagation_timeout_s=GIVE_UP_S
-                )
-                async with running_switchboard(node_settings, database, None, clock) as switchboard:
-                    started.set_result((database, switchboard))
-                    await stopped.wait()
-
-        async def start() -> tuple[asyncio.Task[None], Database, Switchboard]:
-            started: asyncio.Future[tuple[Database, Switchboard]] = loop.create_future()
-            hosting = loop.create_task(host(started))
-            waited: list[asyncio.Future[Any]] = [hosting, started]
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if hosting.done():
-                hosting.result()
-            return hosting, *started.result()
-
-        async def stop(hosting: asyncio.Task[None]) -> None:
-            stopped.set()
-            await hosting
-
-        hosting, database, switchboard = runner.run(start())
-        stage = Stage(runner, database, switchboard, clock, tmp_path, count(1))
+    with standing_stage(postgres, tmp_path) as stage:
 
         class ToldStory(Story):
             def __init__(self) -> None:
                 self.stage = stage
                 super().__init__()
 
-        try:
-            run_state_machine_as_test(
-                ToldStory,
-                settings=settings(
-                    max_examples=STORIES,
-                    stateful_step_count=STEPS,
-                    deadline=None,
-                    suppress_health_check=list(HealthCheck),
-                ),
-            )
-        finally:
-            runner.run(stop(hosting))
+        run_state_machine_as_test(
+            ToldStory,
+            settings=settings(
+                max_examples=STORIES,
+                stateful_step_count=STEPS,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
