@@ -315,8 +315,8 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
         await tell("GET", f"/{{tenant}}/{what}", tenant=tenant)
         await tell("DELETE", f"/{{tenant}}/{what}/{{id}}", tenant=tenant, id=new[id])
     await tell("DELETE", "/{tenant}", tenant=tenant)
-    body = {"number": AGENT, "tenant": shop.id, "dry_run": True}
-    reader.read("POST", "/admin/v1/erase", await client.admin("POST", "/erase", body))
+    erased: dict[str, object] = {"number": AGENT, "tenant": shop.id, "dry_run": True}
+    reader.read("POST", "/admin/v1/erase", await client.admin("POST", "/erase", erased))
     reader.read("GET", "/readyz", await client.ask("GET", "/readyz"))
 
     good_ones = {
