@@ -1124,6 +1124,22 @@ async def test_a_greenvn_takes_back_its_own_number_while_it_cools(office: Office
     assert (await office.found(standing)).allocation == standing.allocation
 
 
+async def test_a_member_is_not_listed_where_its_number_cools_for_another(office: Office) -> None:
+    """That the member's own route rests from now on must not hide whose number rests there already."""
+    gone = greenvn(office.standing([ANN], [BEN], cool_off_s=30))
+    await office.make(gone)
+    await office.release(gone)
+    standing = greenvn(office.standing([CAT], [DAN], a_pin="1", cool_off_s=30))
+    await office.make(standing)
+    await office.enter(standing, Side.A, ANN)
+    assert [member.number for member in await office.members(standing)] == [ANN]
+    with pytest.raises(Conflict) as conflict:
+        await office.update(
+            standing, standing.allocation._replace(a=standing.allocation.a._replace(numbers=(CAT, ANN)))
+        )
+    assert conflict.value.taken == NumberTaken(office.vn, ANN)
+
+
 @pytest.mark.parametrize("how", ["requested", "expired"])
 async def test_two_of_one_number_are_released_together_and_it_cools_as_long_as_either(
     office: Office, how: str

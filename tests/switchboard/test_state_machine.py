@@ -261,6 +261,7 @@ class Story(RuleBasedStateMachine):
     def allocate_greenvn(self, client_id: str, asked: GreenVnDraft) -> None:
         draft = self._greenvn_draft(asked)
         now_us = self._now()
+        self._sweep_lines_borne_alone()
         wanted = plain_greenvn.read_create(self.model, draft)
         expected = plain_greenvn.code_of_create(self.model, client_id, wanted, draft.preferences, now_us)
         made = self._make(GreenVnWish(client_id, draft, nowhere), expected)
@@ -293,6 +294,7 @@ class Story(RuleBasedStateMachine):
         held = self._pick(which, *FIRST_GREENVN)
         if held is None:
             return
+        self._sweep_lines_borne_alone()
         preferences = self._preferences(asked)
         expected = plain_greenvn.code_of_swap(self.model, held, preferences, now_us)
         becomes = self._change(held, GreenVnSwap(preferences, (), nowhere), expected)
@@ -761,6 +763,13 @@ class Story(RuleBasedStateMachine):
                 if product in (None, held.product) and generation in (None, held.generation)
             ]
         return chosen[which % len(chosen)] if chosen else None
+
+    def _sweep_lines_borne_alone(self) -> None:
+        """The board does not see that what had a VN alone has ended: until the sweep, half a second later,
+        that VN is picked only where no other is free, however well it would fit. The model does not wait."""
+        if any(held.has_expired and held.allocation.is_exclusive for held in self.model.held):
+            self._run(self._sweep())
+            self._run(self._catch_up())
 
     def _with_pins(self) -> list[Held]:
         return [held for held in self.model.live() if held.allocation.a.pins or held.allocation.b.pins]

@@ -868,3 +868,24 @@ async def test_a_swapped_vn_cools_but_not_for_the_allocation_that_left_it(make_s
     assert_refused_second(cooling, 409, TAKEN, "caller_id_number")
     assert (await shop.ask("PUT", path, {"caller_id_number": shop.lines[0]})).status == 200
     assert (await read(shop, made["greenvn_id"]))["virtual_number"] == shop.lines[0]
+
+
+async def test_a_vn_whose_allocation_has_ended_is_picked_at_once(make_shop: MakeShop) -> None:
+    """`nothing waits for a sweep`, though the board still shows every VN as borne alone."""
+    shop = await make_shop()
+    for line in shop.lines:
+        body = {"caller_id_number": line, "from": [AGENT], "to": [CUSTOMER], "duration": 300}
+        assert (await shop.ask("POST", "/greenvn", body)).status == 201
+    wish = {
+        "connection_id": "order",
+        "aparty_numbers": [AGENT],
+        "bparty_numbers": [CUSTOMER],
+        "usage": "twoway",
+    }
+    assert (await shop.ask("POST", "/greenvn", wish)).status == 452
+    shop.clock.advance(300)
+    made = await shop.ask("POST", "/greenvn", wish)
+    assert made.status == 200
+    assert made.data["greenvn"] in shop.lines
+    other = {**wish, "connection_id": "other", "aparty_numbers": [OTHER_AGENT]}
+    assert (await shop.ask("POST", "/greenvn", other)).status == 200

@@ -125,6 +125,11 @@ async def _update(connection: Connection, cell: int, was: Found, becomes: Standi
     gone = (standing_routes - wanted).union(
         *(had - member_routes.get(number, set()) for number, had in had_routes.items())
     )
+    new_routes = sorted(wanted - standing_routes)
+    if after.product is Product.GREENVN:
+        # Before its own: a member that is now listed leaves a route, whose cool-off would hide another's.
+        for route in await cooling_routes(connection, cell, new_routes, now_us):
+            raise Conflict(NumberTaken(route.virtual_number, route.number), before, after)
     await drop_routes(connection, cell, gone)
     if was.standing.cool_off_s:
         await _cool_numbers(connection, cell, gone, now_us + was.standing.cool_off_s * SECOND_US)
@@ -133,10 +138,10 @@ async def _update(connection: Connection, cell: int, was: Found, becomes: Standi
     unlisted = (set(before.a.numbers) | set(before.b.numbers)) | leaving
     await _replace_parties(connection, cell, before, after, unlisted)
     changes = await _swap_uses(connection, cell, was.standing, becomes, now_us)
-    new_routes = sorted(wanted - standing_routes)
     refused, released = await take_routes(connection, cell, new_routes, now_us)
     changes += released
     if after.product is Product.GREENVN:
+        # Once more: those that just gave way may have left a cool-off.
         refused += await cooling_routes(connection, cell, new_routes, now_us)
     for route in refused:
         raise Conflict(NumberTaken(route.virtual_number, route.number), before, after)
