@@ -15,10 +15,9 @@ from typing import Final
 
 import structlog
 
-from cordboard.clock import SECOND_US, Clock, SystemClock
+from cordboard.clock import Clock, SystemClock
 from cordboard.postal_table import load_postal_regions
 from cordboard.settings import Settings, admin_token, make_private_directory
-from cordboard.storage import outcomes
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
@@ -30,7 +29,7 @@ from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantDirectory
-from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
+from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
 from cordboard.web.app import serving
@@ -142,10 +141,10 @@ async def running_switchboard(
     bell = Bell(database)
     directory = settings.node_dir()
     make_private_directory(directory)
-    keeper = BoardKeeper(database, bell, directory, clock)
+    throttle = Throttle()
+    keeper = BoardKeeper(database, bell, throttle, directory, clock)
     progress = ProgressTables(directory / "progress")
     records = CallRecords(database, metrics)
-    throttle = Throttle()
     sender = Sender(
         database,
         clock,
@@ -168,16 +167,13 @@ async def running_switchboard(
         keeper=keeper,
         tenants=TenantDirectory(lambda: keeper.tables),
         records=records,
+        throttle=throttle,
         answering=answering,
         allocating=allocating,
         postal_regions=postal_regions,
     )
     await keeper.open()
     try:
-        since_us = clock.now_us() - WINDOW_S_MAX * SECOND_US
-        throttle.restore(
-            await database.read(lambda connection: outcomes.recent_failures(connection, since_us))
-        )
         async with asyncio.TaskGroup() as background:
             tasks = [
                 background.create_task(switchboard.run()),

@@ -193,6 +193,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
         for table in (
             "credentials",
+            "throttles",
             "verifications",
             "calls",
             "call_ends",

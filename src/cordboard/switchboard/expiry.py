@@ -10,9 +10,9 @@ from typing import Final
 import structlog
 
 from cordboard.clock import SECOND_US, Clock
-from cordboard.storage import allocations, calls, feed
+from cordboard.storage import allocations, calls, feed, throttles
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
-from cordboard.switchboard.throttle import Throttle
+from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
 
@@ -77,6 +77,8 @@ class Expiry:
         for cell in await self._database.read(partial(allocations.cells_to_clear, now_us=now_us)):
             await self._database.write(partial(allocations.clear_cell, cell=cell, now_us=now_us))
         await self._database.write(partial(feed.trim, older_than_us=now_us - feed.FEED_KEPT_S * SECOND_US))
+        oldest_us = now_us - WINDOW_S_MAX * SECOND_US
+        await self._database.write(partial(throttles.forget_cleared, older_than_us=oldest_us))
         self._throttle.forget_old(now_us)
         while self._progress.sweep(now_us):  # noqa: ASYNC110 - calls are answered between the steps.
             await asyncio.sleep(0)

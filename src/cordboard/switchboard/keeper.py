@@ -1,4 +1,7 @@
-"""Keeps the board equal to the database: loads it, applies the feed, and says how old it is."""
+"""Keeps the board equal to the database: loads it, applies the feed, and says how old it is.
+
+The windows of wrong PINs follow the same feed.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from cordboard.storage import feed
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Connection, Database, DatabaseAway
 from cordboard.storage.feed import Position
+from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
 from cordboard.tables.records import BOARD_VERSION
 
@@ -33,9 +37,12 @@ _log = structlog.get_logger(__name__)
 class BoardKeeper:
     """Owns the board's directory. `open` before use, `run` in a task of the owner, `close` at the end."""
 
-    def __init__(self, database: Database, bell: Bell, directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, bell: Bell, throttle: Throttle, directory: Path, clock: Clock
+    ) -> None:
         self._database = database
         self._bell = bell
+        self._throttle = throttle
         self._directory = directory
         self._clock = clock
         self._tables: BoardTables | None = None
@@ -64,6 +71,7 @@ class BoardKeeper:
                 self._use(tables)
                 _log.info("board.kept", allocations=tables.allocation_count())
                 await self._catch_up()
+                await self._database.read_snapshot(self._restore_throttle)
                 return
             tables.close()
         await self._load(stamp)
@@ -110,6 +118,7 @@ class BoardKeeper:
                 step = rows[start : start + feed.ROWS_PER_READ_MAX]
                 try:
                     self.tables.apply(step)
+                    self._throttle.follow(step)
                 except FeedGap as gap:
                     _log.warning("board.gap", cell=gap.cell)
                     await self._load(await self._expected_stamp())
@@ -147,6 +156,7 @@ class BoardKeeper:
                 tables.load(cell, changes)
                 await asyncio.sleep(0)
             tables.set_positions(heads)
+            await self._restore_throttle(connection)
 
         asked_at_us = self._clock.now_us()
         try:
@@ -165,6 +175,9 @@ class BoardKeeper:
             if other != directory:
                 shutil.rmtree(other, ignore_errors=True)
         _log.info("board.loaded", allocations=tables.allocation_count(), generation=generation)
+
+    async def _restore_throttle(self, connection: Connection) -> None:
+        await self._throttle.restore(connection, self._clock.now_us())
 
     def _use(self, tables: BoardTables) -> None:
         self._tables = tables

@@ -16,6 +16,7 @@ from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.tenants import TenantDirectory
+from cordboard.switchboard.throttle import Throttle
 from cordboard.telemetry import Metrics
 
 
@@ -29,6 +30,7 @@ class Switchboard:
     keeper: BoardKeeper
     tenants: TenantDirectory
     records: CallRecords
+    throttle: Throttle
     answering: CallAnswering
     allocating: Allocating
     postal_regions: PostalRegions
