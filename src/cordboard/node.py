@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -37,6 +38,8 @@ from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
 
 # Requests under way have their own limit of 1 s; a bulk update of 100 items needs some more.
 SHUTDOWN_S: Final = 10.0
+# The database's connections, the board, deliveries under way, the log.
+DESCRIPTORS_BESIDE: Final = 256
 RESTART_PAUSE_S: Final = 1.0
 # 50,000 objects are some 5,000 calls, and some 3 ms to walk over.
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
@@ -100,6 +103,7 @@ async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    _allow_connections(settings.connections_max)
     async with running_node(settings) as node:
         _tame_collector()
         announce(node)
@@ -107,6 +111,17 @@ async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
         await stop.wait()
         _log.info("node.stopping")
     _log.info("node.stopped")
+
+
+def _allow_connections(connections_max: int) -> None:
+    """Have as many descriptors as the connections need; systems begin with 1,024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_max + DESCRIPTORS_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            _log.warning("node.few_descriptors", allowed=allowed, wanted=wanted)
 
 
 def _tame_collector() -> None:

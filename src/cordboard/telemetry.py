@@ -120,6 +120,11 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
+        self.connections = Gauge(
+            "cordboard_connections",
+            "HTTP connections that are open.",
+            registry=self.registry,
+        )
         self.throttled = Counter(
             "cordboard_throttled_total",
             "Refusals because too many PINs were wrong, by whose.",
@@ -205,7 +210,7 @@ class Metrics:
         )
         self.call_rows_dropped = Counter(
             "cordboard_call_rows_dropped_total",
-            "Records of plain connects lost because the database was away for too long.",
+            "Records of decisions lost: the database was away for too long, or refuses them.",
             registry=self.registry,
         )
 

@@ -126,7 +126,7 @@ class NewTenant:
 
 def digest_of_secret(secret: str) -> bytes:
     """SHA-256: enough for secrets of 192 random bits, which no dictionary holds."""
-    return hashlib.sha256(secret.encode()).digest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
 async def add_tenant(
