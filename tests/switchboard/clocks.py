@@ -17,4 +17,4 @@ class SetClock:
 
     def move(self, seconds: float) -> None:
         """Forward, or back."""
-        self._now_us += int(seconds * SECOND_US)
+        self._now_us += round(seconds * SECOND_US)

@@ -66,6 +66,11 @@ class Database:
         self._connect_kwargs = connect_kwargs
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
+    @property
+    def connect_kwargs(self) -> dict[str, Any]:
+        """For another pool on the same database."""
+        return {"dsn": self._dsn, **self._connect_kwargs}
+
     async def connect(self) -> None:
         """Raises DatabaseAway."""
         if self._pool is not None:
