@@ -92,7 +92,7 @@ async def said_to(engine: EngineProcess, request: bytes, *, is_first: bool = Tru
 
 
 def status_of(answer: bytes) -> int | None:
-    return int(answer.split()[1]) if answer.startswith(b"HTTP/1.") else None
+    return int(answer.split()[1]) if answer.startswith(b"HTTP/") else None
 
 
 def hop(tenant: Tenant, applet: Applet = Applet.PASSTHRU, raw: str = "", **changed: str) -> bytes:
