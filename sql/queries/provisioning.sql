@@ -113,6 +113,9 @@ DELETE FROM virtual_number WHERE cell = $1 AND tenant_id = $2 RETURNING number;
 -- name: delete_tenant_credentials
 DELETE FROM credential WHERE cell = $1 AND tenant_id = $2;
 
+-- name: delete_tenant_throttles
+DELETE FROM throttle_cleared WHERE cell = $1 AND tenant_id = $2;
+
 -- name: delete_tenant_verifications
 DELETE FROM verification WHERE cell = $1 AND tenant_id = $2;
 

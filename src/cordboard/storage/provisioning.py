@@ -126,7 +126,7 @@ class NewTenant:
 
 def digest_of_secret(secret: str) -> bytes:
     """SHA-256: enough for secrets of 192 random bits, which no dictionary holds."""
-    return hashlib.sha256(secret.encode()).digest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
 async def add_tenant(
@@ -193,6 +193,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
         for table in (
             "credentials",
+            "throttles",
             "verifications",
             "calls",
             "call_ends",

@@ -19,7 +19,7 @@ from cordboard.routing.choose import Kind
 from cordboard.routing.model import Allocation, AllocationId
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.tenant import VnChoice
-from cordboard.storage import allocations
+from cordboard.storage import allocations, feed
 from cordboard.storage.allocations import (
     AllocationName,
     AlreadyReleased,
@@ -339,9 +339,12 @@ class Allocating:
         ids = ended.get(tenant.cell)
         if not ids:
             return False
-        position = await self._database.write(
-            partial(allocations.release_ended, cell=tenant.cell, ids=ids, now_us=now_us)
-        )
+
+        async def release(connection: Connection) -> Position | None:
+            changes = await allocations.release_changes(connection, tenant.cell, ids, now_us)
+            return await feed.append(connection, tenant.cell, changes, now_us) if changes else None
+
+        position = await self._database.write(release)
         self._wake_sender()
         return position is None or await self._is_propagated(position)
 
