@@ -359,6 +359,9 @@ CREATE TABLE event (
     state        text        NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
     -- Attempts begun, which also tells a sender from the one that took over its lease.
     attempts     integer     NOT NULL DEFAULT 0,
+    -- When somebody asked for it to be told again, and the attempts until then: the schedule starts anew.
+    replayed_at  timestamptz,
+    attempts_before_replay integer NOT NULL DEFAULT 0,
     -- NULL while an earlier event of the subject is pending, which sets it when it is finished.
     due_at       timestamptz,
     leased_until timestamptz,
@@ -375,6 +378,37 @@ CREATE TABLE event (
 CREATE INDEX event_due ON event (cell, tenant_id, endpoint_key, due_at)
     WHERE state = 'pending' AND due_at IS NOT NULL;
 CREATE INDEX event_pending_of_subject ON event (cell, tenant_id, subject, seq) WHERE state = 'pending';
+-- For lists and replays: every state and kind is a range of its own, however rare it is among the others.
+CREATE INDEX event_list ON event (cell, tenant_id, state, kind, created_at, id);
+
+-- Every attempt to deliver an event: what was answered, or why nothing was. No address, nothing that was sent.
+CREATE TABLE event_attempt (
+    cell     smallint    NOT NULL,
+    event_id uuid        NOT NULL,
+    attempt  integer     NOT NULL,
+    at       timestamptz NOT NULL,
+    status   smallint,
+    ms       integer     NOT NULL CHECK (ms >= 0),
+    error    text        CHECK (error IN ('refused', 'timed_out', 'unreachable', 'forbidden', 'bad_endpoint',
+                                          'not_worded', 'expired')),
+    PRIMARY KEY (cell, event_id, attempt),
+    -- An event that is erased takes its attempts along.
+    FOREIGN KEY (cell, event_id) REFERENCES event (cell, id) ON DELETE CASCADE
+);
+
+-- What a tenant's events are signed with. Kept readable, because a signature is made with the secret itself.
+CREATE TABLE webhook_secret (
+    cell       smallint    NOT NULL,
+    tenant_id  text        NOT NULL,
+    id         uuid        NOT NULL,
+    secret     text,
+    created_at timestamptz NOT NULL,
+    retired_at timestamptz,
+    PRIMARY KEY (cell, tenant_id, id),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id) ON DELETE CASCADE,
+    -- A retired secret signs nothing more, so it is kept by its id alone.
+    CHECK ((secret IS NULL) = (retired_at IS NOT NULL))
+);
 
 -- The feed: what changed, in commit order, without gaps within a cell (scale.md A.4).
 CREATE TABLE feed_head (

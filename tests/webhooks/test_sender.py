@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from cordboard.clock import SECOND_US
 from cordboard.storage.database import Database
 from cordboard.storage.facts import EventKind
+from cordboard.webhooks.destinations import Destinations, parse_endpoint
 from cordboard.webhooks.sender import (
     ANSWER_BYTES_MAX,
     DEAD_AFTER_S,
@@ -30,7 +31,6 @@ from cordboard.webhooks.sender import (
     AttemptResult,
     Sender,
     next_attempt_us,
-    parse_endpoint,
 )
 
 from .outbox import (
@@ -54,6 +54,8 @@ from .outbox import (
     with_status,
 )
 
+# The subscribers of these tests are on loopback.
+HERE = Destinations.of(["127.0.0.0/8", "::1"])
 # Long enough that no machine is slow enough to use it up.
 NO_HURRY_S = 300.0
 
@@ -89,6 +91,7 @@ async def sending(
     sender = Sender(
         database,
         clock or SetClock(),
+        HERE,
         attempt_budget_s=budget_s,
         dice=lambda: 0.5,
         on_attempt=attempts,
@@ -396,7 +399,7 @@ async def test_an_event_is_sent_again_if_the_sender_died_before_it_was_on_record
 
     clock = SetClock()
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(Sender(database, clock, attempt_budget_s=5, on_attempt=die).run())
+        running = tasks.create_task(Sender(database, clock, HERE, attempt_budget_s=5, on_attempt=die).run())
     assert await states(database) == [("subject", 1, "pending", None)]
 
     clock.advance(5 + LEASE_AFTER_BUDGET_S)
@@ -464,7 +467,7 @@ async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
     await set_subscriber(database, "acme", subscriber.url)
     # Its clock goes fast, so the leases must be long: a lost lease would be a repetition.
     hasty = HastyClock()
-    running = [Sender(database, hasty, attempt_budget_s=1e6, poll_s=0.01) for _ in range(senders)]
+    running = [Sender(database, hasty, HERE, attempt_budget_s=1e6, poll_s=0.01) for _ in range(senders)]
     async with asyncio.TaskGroup() as tasks:
         for sender in running:
             tasks.create_task(sender.run())
@@ -588,7 +591,7 @@ async def test_stop_lets_what_was_begun_end_and_begins_nothing_new(
     subscriber.answer = hold
     await set_subscriber(database, "acme", subscriber.url)
     await tell(database, new_event(), new_event())
-    sender = Sender(database, SetClock(), attempt_budget_s=NO_HURRY_S)
+    sender = Sender(database, SetClock(), HERE, attempt_budget_s=NO_HURRY_S)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sender.run())
         await subscriber.until(1)
@@ -606,7 +609,7 @@ async def test_a_sender_stopped_before_it_runs_does_nothing(
 ) -> None:
     await set_subscriber(database, "acme", subscriber.url)
     await tell(database, new_event())
-    sender = Sender(database, SetClock())
+    sender = Sender(database, SetClock(), HERE)
     sender.stop()
     await sender.run()
     assert await states(database) == [("subject", 1, "pending", None)]
