@@ -87,7 +87,7 @@ async def test_a_tenant_is_provisioned_without_a_running_engine_and_served_by_th
     made = await run(data_dir, "tenant", "add", "acme1m", "--settings", '{"aparty_pin_enabled": false}')
     assert made.code == 0, made.err
     secrets = orjson.loads(made.out)
-    assert set(secrets) == {"id", "api_token", "applet_key"}
+    assert set(secrets) == {"id", "api_token", "applet_key", "webhook_secret"}
     added = await run(data_dir, "vn", "add", "acme1m", "+918000000010", "--region", "KA", "--type", "mobile")
     assert (added.code, added.out) == (0, "1 added to acme1m\n")
     async with serving(data_dir) as url, aiohttp.ClientSession() as client:

@@ -150,7 +150,7 @@ async def running_switchboard(
     sender = Sender(
         database,
         clock,
-        Destinations.of(settings.callback_allow, settings.callback_ports),
+        Destinations.of_settings(settings),
         dead_after_s=settings.webhook_give_up_after_s,
         attempt_budget_s=settings.webhook_timeout_s,
         on_attempt=_count_attempts(metrics),

@@ -57,11 +57,18 @@ async def ids_of(shop: Shop) -> Ids:
     made = await shop.make()
     key = await shop.ask("POST", "/applet-keys")
     token = await shop.client.admin("POST", f"/tenants/{shop.id}/tokens")
+    secret = await shop.ask("POST", "/webhook-secrets")
+    # Nobody listens there; the event waits.
+    await shop.ask("PUT", "/settings", {"deallocation_callback_event_endpoint": "http://127.0.0.1:9/"})
+    await shop.delete((await shop.make("ended"))["greenpin_id"])
+    event_id = (await shop.ask("GET", "/events")).data["items"][0]["id"]
     return {
         "tenant": [shop.id],
         "greenpin_id": [made["greenpin_id"], UNKNOWN_ID],
         "key_id": [key.data["key_id"], UNKNOWN_ID],
         "id": [token.body["token_id"], key.data["key_id"], UNKNOWN_ID],
+        "event_id": [event_id, UNKNOWN_ID],
+        "secret_id": [secret.data["secret_id"], UNKNOWN_ID],
         "number": [*shop.lines, "+919800000099"],
         "key": [shop.credentials.applet_key, "wrong"],
     }

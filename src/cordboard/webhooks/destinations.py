@@ -28,6 +28,8 @@ from typing import Any, Final, NamedTuple
 import aiohttp
 from yarl import URL
 
+from cordboard.settings import Settings
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -102,6 +104,10 @@ class Destinations:
     names: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
     ports: frozenset[int] = DEFAULT_PORTS
+
+    @classmethod
+    def of_settings(cls, settings: Settings) -> Destinations:
+        return cls.of(settings.callback_allow, settings.callback_ports)
 
     @classmethod
     def of(cls, allowed: Iterable[str], ports: Iterable[int] = DEFAULT_PORTS) -> Destinations:
