@@ -141,7 +141,8 @@ FOR UPDATE OF event_subject;
 
 -- name: settle
 -- What became of attempts. An event that is given back is not due if an earlier one of its subject was
--- replayed meanwhile: that one makes it due when it is finished.
+-- replayed meanwhile: that one makes it due when it is finished. What is leased is pending; saying so by `state`
+-- lets the planner take the index of what is pending for a short one, and read it through for each id.
 UPDATE event
 SET state = new.state, last_result = new.result, leased_until = NULL,
     finished_at = CASE WHEN new.state <> 'pending' THEN $7::timestamptz END,
@@ -156,7 +157,7 @@ SET state = new.state, last_result = new.result, leased_until = NULL,
     END
 FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::text[])
     AS new (id, attempt, state, due_at, result)
-WHERE event.cell = $1 AND event.id = new.id AND event.attempts = new.attempt AND event.state = 'pending'
+WHERE event.cell = $1 AND event.id = new.id AND event.attempts = new.attempt AND event.leased_until IS NOT NULL
 RETURNING event.id, event.attempts;
 
 -- name: log_attempts

@@ -54,7 +54,9 @@ IN_FLIGHT_MAX: Final = 128
 
 # Commits of results at the same time, each of all that came in during the one before; the other connections
 # of the pool are for those who are waited for.
-RECORDING_MAX: Final = 2
+COMMITS_MAX: Final = 2
+# Results that may wait for a commit, some 5 kB each, before nothing more is sent: two full batches.
+RECORDING_MAX: Final = 200
 # Events that grew too old behind an open breaker, buried at a time.
 BURIED_AT_A_TIME: Final = 100
 # A result that is not kept is an event sent twice. With up to 0.2, 0.4, 0.8 and 1.6 s in between, a
@@ -170,12 +172,14 @@ class Sender:
         self._in_flight: Counter[str] = Counter()
         self._in_flight_of: Counter[tuple[str, str]] = Counter()
         self._silent_hosts: set[str] = set()
+        # Results on their way to the database.
+        self._recording = 0
         # Of those whose last attempt failed; the others are closed.
         self._breakers: dict[tuple[str, str], Breaker] = {}
         # Where events may have grown too old while nobody was asked.
         self._to_bury: set[tuple[str, str]] = set()
         self._outcomes: CommitBatcher[Outcome, bool] = CommitBatcher(
-            database, self._commit_outcomes, RECORDING_MAX
+            database, self._commit_outcomes, COMMITS_MAX
         )
         self._woken = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -239,7 +243,7 @@ class Sender:
 
     async def _send_due(self, sessions: _Sessions, attempts: asyncio.TaskGroup) -> float:
         """Begin an attempt for every due event that there is room for; return how long to wait for more."""
-        if self._in_flight.total() >= IN_FLIGHT_MAX:
+        if self._in_flight.total() >= IN_FLIGHT_MAX or self._recording >= RECORDING_MAX:
             return self._poll_s
         now_us = self._clock.now_us()
         wait_us = int(self._poll_s * SECOND_US)
@@ -329,13 +333,20 @@ class Sender:
         try:
             attempt = await self._tell(sessions, claim, endpoint, began_us)
             self._learn(claim.tenant_id, host, attempt)
-            seconds = loop.time() - began
-            if self._on_attempt is not None:
-                self._on_attempt(claim.kind, attempt.result, seconds)
-            await self._record(claim, host, Timed(attempt, began_us, round(seconds * 1_000)))
         finally:
+            # While the result is written, somebody else may have the slot.
             _count_down(self._in_flight, host)
             _count_down(self._in_flight_of, (claim.tenant_id, host))
+            self._woken.set()
+        seconds = loop.time() - began
+        if self._on_attempt is not None:
+            self._on_attempt(claim.kind, attempt.result, seconds)
+        self._recording += 1
+        try:
+            await self._record(claim, host, Timed(attempt, began_us, round(seconds * 1_000)))
+        finally:
+            self._recording -= 1
+            # The next event of the subject is due.
             self._woken.set()
 
     async def _tell(
