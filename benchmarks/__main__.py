@@ -19,8 +19,9 @@ from benchmarks.engine import running_engine
 from benchmarks.passthru import passthru
 from benchmarks.report import Figure, machine, print_report, write_json
 from benchmarks.verify import verify
+from benchmarks.webhooks import webhooks
 
-PARTS: Final = ("decide", "choose", "passthru", "verify", "creates")
+PARTS: Final = ("decide", "choose", "passthru", "verify", "creates", "webhooks")
 
 
 def main() -> None:
@@ -67,6 +68,9 @@ async def _over_http(
                 yield figure
         if "creates" in parts:
             async for figure in creates(engine, 0.7 if quick else 5.0):
+                yield figure
+        if "webhooks" in parts:
+            async for figure in webhooks(engine, cores, 2_000 if quick else 10_000):
                 yield figure
 
 
