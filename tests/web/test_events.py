@@ -13,7 +13,7 @@ from cordboard.simulator.client import Answer
 from cordboard.simulator.receiver import Receiver
 
 from .conftest import MakeShop
-from .shop import AGENT, UNKNOWN_ID, Shop, assert_refused, basic, set_dead
+from .shop import AGENT, UNKNOWN_ID, Shop, assert_refused, set_dead
 
 # Nobody listens there.
 NOWHERE = "http://user:secret@127.0.0.1:9/path?key=secret"
@@ -109,14 +109,12 @@ async def test_one_event_is_shown_with_its_attempts_and_masked_unless_the_token_
     assert "4821" not in str(shown["body"])
     assert_refused(await shop.ask("GET", f"{path}?reveal=true"), 403, Code.NOT_PERMITTED)
 
-    token = (await shop.client.admin("POST", f"/tenants/{shop.id}/tokens", {"reveal": True})).body[
-        "api_token"
-    ]
-    headers = {"Authorization": basic(shop.id, token)}
-    whole = (await shop.ask("GET", f"{path}?reveal=true", headers=headers)).data
+    made = await shop.client.admin("POST", f"/tenants/{shop.id}/tokens", {"reveal": True})
+    path, user = f"/v1/tenants/{shop.id}{path}", (shop.id, made.body["api_token"])
+    whole = (await shop.client.ask("GET", f"{path}?reveal=true", user=user)).body["data"]
     assert whole["body"]["aparty_numbers"] == [AGENT]
     assert whole["body"]["bparty_pins"] == ["4821"]
-    assert (await shop.ask("GET", path, headers=headers)).data == shown
+    assert (await shop.client.ask("GET", path, user=user)).body["data"] == shown
 
 
 async def test_what_is_not_ones_own_is_not_there(make_shop: MakeShop) -> None:
