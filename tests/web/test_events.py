@@ -13,7 +13,7 @@ from cordboard.simulator.client import Answer
 from cordboard.simulator.receiver import Receiver
 
 from .conftest import MakeShop
-from .shop import AGENT, UNKNOWN_ID, Shop, assert_refused, basic, set_dead
+from .shop import AGENT, UNKNOWN_ID, Shop, assert_refused, set_dead
 
 # Nobody listens there.
 NOWHERE = "http://user:secret@127.0.0.1:9/path?key=secret"
@@ -109,19 +109,21 @@ async def test_one_event_is_shown_with_its_attempts_and_masked_unless_the_token_
     assert "4821" not in str(shown["body"])
     assert_refused(await shop.ask("GET", f"{path}?reveal=true"), 403, Code.NOT_PERMITTED)
 
-    token = (await shop.client.admin("POST", f"/tenants/{shop.id}/tokens", {"reveal": True})).body[
-        "api_token"
-    ]
-    headers = {"Authorization": basic(shop.id, token)}
-    assert (await shop.ask("GET", path, headers=headers)).data == shown
+    made = await shop.client.admin("POST", f"/tenants/{shop.id}/tokens", {"reveal": True})
+    user = (shop.id, made.body["api_token"])
+
+    async def read(id: str, query: str = "") -> Any:
+        url = f"/v1/tenants/{shop.id}/events/{id}{query}"
+        return (await shop.client.ask("GET", url, user=user)).body["data"]
+
+    assert await read(shown["id"]) == shown
     # It was delivered, and there is no data key to keep it whole.
-    assert (await shop.ask("GET", f"{path}?reveal=true", headers=headers)).data == shown
+    assert await read(shown["id"], "?reveal=true") == shown
     await shop.ask("PUT", "/settings", {KEY: NOWHERE})
     await end_one(shop, "two")
     (pending,) = await items(shop, state="pending")
-    path = f"/events/{pending['id']}"
-    assert AGENT not in str((await shop.ask("GET", path, headers=headers)).data["body"])
-    whole = (await shop.ask("GET", f"{path}?reveal=true", headers=headers)).data
+    assert AGENT not in str((await read(pending["id"]))["body"])
+    whole = await read(pending["id"], "?reveal=true")
     assert whole["body"]["aparty_numbers"] == [AGENT]
     assert whole["body"]["bparty_pins"] == ["4821"]
 

@@ -26,6 +26,7 @@ from cordboard.storage.events import EventState, claim, pending_lanes
 from cordboard.storage.facts import EventKind
 from cordboard.storage.listing import Span
 from cordboard.storage.provisioning import retire_webhook_secret
+from cordboard.storage.sealing import DataKeys
 from cordboard.webhooks.breaker import FAILURES_MAX
 from cordboard.webhooks.destinations import Destinations, parse_endpoint
 from cordboard.webhooks.sender import (
@@ -68,6 +69,8 @@ from .outbox import (
 
 # The subscribers of these tests are on loopback.
 HERE = Destinations.of(["127.0.0.0/8", "::1"])
+# What is delivered stays sealed, and can be told again.
+KEYS = DataKeys([bytes(range(32))])
 # Long enough that no machine is slow enough to use it up.
 NO_HURRY_S = 300.0
 
@@ -111,6 +114,7 @@ async def sending(
         attempt_budget_s=budget_s,
         dice=lambda: 0.5,
         on_attempt=attempts,
+        keys=KEYS,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sender.run())

@@ -137,7 +137,8 @@ async def _events_at(
     rows = await connection.fetch(_SQL["events_at"], cell, tenant_id, ids)
     return [
         EventRecord(
-            id=row["id"],
+            # As the standard library's: the driver's own is none for JSON.
+            id=UUID(bytes=row["id"].bytes),
             subject=row["subject"],
             seq=row["seq"],
             product=Product(row["product"]),
