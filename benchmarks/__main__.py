@@ -20,8 +20,9 @@ from benchmarks.expiry import expiry
 from benchmarks.passthru import passthru
 from benchmarks.report import Figure, machine, print_report, write_json
 from benchmarks.verify import verify
+from benchmarks.webhooks import webhooks
 
-PARTS: Final = ("decide", "choose", "passthru", "verify", "creates", "expiry")
+PARTS: Final = ("decide", "choose", "passthru", "verify", "creates", "webhooks", "expiry")
 
 
 def main() -> None:
@@ -72,6 +73,9 @@ async def _over_http(
                 yield figure
         if "creates" in parts:
             async for figure in creates(engine, 0.7 if quick else 5.0):
+                yield figure
+        if "webhooks" in parts:
+            async for figure in webhooks(engine, cores, 2_000 if quick else 10_000):
                 yield figure
         if "expiry" in parts:
             async for figure in expiry(engine, wave, 2.0 if quick else 10.0):

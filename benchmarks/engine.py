@@ -26,6 +26,8 @@ from cordboard.simulator.wire import basic
 TENANT: Final = "acme1m"
 VIRTUAL_NUMBERS: Final = tuple(range(80_0000_0000, 80_0000_0020))
 CLIENTS: Final = 32
+# Where receivers of events listen.
+CALLS_BACK: Final = "127.0.0.1"
 
 # Ten digits after the country code; each block has room for more than a run needs.
 LISTED_A, LISTED_B, STRANGERS, LATER_A, LATER_B = (first * 1_0000_0000 for first in (98, 97, 96, 88, 87))
@@ -81,6 +83,7 @@ async def running_engine(cores: Cores, allocations: int) -> AsyncIterator[Engine
         "CORDBOARD_ADMIN_TOKEN": admin_token,
         "CORDBOARD_BOARD_DIR": str(board),
         "CORDBOARD_LOG_LEVEL": "info",
+        "CORDBOARD_CALLBACK_ALLOW": CALLS_BACK,
     }
     process = EngineProcess(directory / "data", environment)
     try:

@@ -87,7 +87,7 @@ async def test_a_tenant_is_provisioned_without_a_running_engine_and_served_by_th
     made = await run(data_dir, "tenant", "add", "acme1m", "--settings", '{"aparty_pin_enabled": false}')
     assert made.code == 0, made.err
     secrets = orjson.loads(made.out)
-    assert set(secrets) == {"id", "api_token", "applet_key"}
+    assert set(secrets) == {"id", "api_token", "applet_key", "webhook_secret"}
     added = await run(data_dir, "vn", "add", "acme1m", "+918000000010", "--region", "KA", "--type", "mobile")
     assert (added.code, added.out) == (0, "1 added to acme1m\n")
     async with serving(data_dir) as url, aiohttp.ClientSession() as client:
@@ -290,3 +290,63 @@ async def test_python_without_its_checks_is_refused() -> None:
     err = (await process.communicate())[1].decode()
     assert process.returncode == 1
     assert "python -O" in err
+
+
+async def test_events_are_listed_shown_and_replayed_and_secrets_rotated(data_dir: Path) -> None:
+    settings = {"deallocation_callback_event_endpoint": "http://127.0.0.1:9/"}
+    forbidden = await run(data_dir, "tenant", "add", "acme1m", "--settings", orjson.dumps(settings).decode())
+    assert (forbidden.code, "not public" in forbidden.err) == (1, True)
+    allow = {"CORDBOARD_CALLBACK_ALLOW": "127.0.0.1"}
+    added = await run(
+        data_dir, "tenant", "add", "acme1m", "--settings", orjson.dumps(settings).decode(), **allow
+    )
+    secrets = orjson.loads(added.out)
+    await run(data_dir, "vn", "add", "acme1m", "+918000000010")
+    async with serving(data_dir) as url, aiohttp.ClientSession() as client:
+        body = {
+            "transaction_id": "ORD-1",
+            "a": {"vns": ["8000000010"], "numbers": ["9800000021"]},
+            "b": {"numbers": ["9800000022"]},
+        }
+        orders, auth = f"{url}/v1/tenants/acme1m/greenpin", basic(secrets["api_token"])
+        async with client.post(orders, json=body, headers=auth) as answer:
+            made = (await answer.json())["data"]
+        await until_answered(client, "DELETE", f"{orders}/{made['greenpin_id']}", 200, headers=auth)
+        async with client.get(f"{url}/v1/tenants/acme1m/events", headers=auth) as answer:
+            (event,) = (await answer.json())["data"]["items"]
+
+        listed = await run(data_dir, "events", "list", "acme1m", "--state", "pending")
+        assert event["id"] in listed.out, listed.err
+        shown = await run(data_dir, "events", "show", "acme1m", event["id"])
+        assert orjson.loads(shown.out)["body"]["aparty_numbers"] == ["…21"]
+        revealed = await run(data_dir, "events", "show", "acme1m", event["id"], "--reveal")
+        assert orjson.loads(revealed.out)["body"]["aparty_numbers"] == ["+919800000021"]
+        pending = await run(data_dir, "events", "replay", "acme1m", event["id"])
+        assert (pending.code, "is pending" in pending.err) == (1, True)
+        none = await run(data_dir, "events", "replay", "acme1m", "--from", "2026-01-01")
+        assert (none.code, none.out) == (0, "0 events to be told again\n")
+
+        second = orjson.loads((await run(data_dir, "webhook-secret", "add", "acme1m")).out)
+        assert second["webhook_secret"].startswith("whsec_")
+        deleted = await run(data_dir, "webhook-secret", "delete", "acme1m", second["secret_id"])
+        assert deleted.code == 0
+        told = await run(data_dir, "webhook-secret", "list", "acme1m")
+        assert second["secret_id"] in told.out
+        assert "whsec_" not in told.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("events", "replay", "acme1m"), "name either one event or a time range"),
+        (("events", "replay", "acme1m", "--from", "x", "--state", "pending"), "cannot be replayed"),
+        (("events", "list", "nobody"), "there is no such tenant"),
+        (("webhook-secret", "add", "nobody"), "there is no such tenant"),
+    ],
+)
+async def test_commands_about_events_say_what_is_wrong(
+    data_dir: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    refused = await run(data_dir, *arguments)
+    assert refused.code == 1
+    assert message in refused.err

@@ -389,6 +389,9 @@ CREATE TABLE event (
     state        text        NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
     -- Attempts begun, which also tells a sender from the one that took over its lease.
     attempts     integer     NOT NULL DEFAULT 0,
+    -- When somebody asked for it to be told again, and the attempts until then: the schedule starts anew.
+    replayed_at  timestamptz,
+    attempts_before_replay integer NOT NULL DEFAULT 0,
     -- NULL while an earlier event of the subject is pending, which sets it when it is finished.
     due_at       timestamptz,
     leased_until timestamptz,
@@ -413,6 +416,37 @@ CREATE INDEX event_by_end ON event (cell, tenant_id, finished_at) WHERE finished
 -- Few: what is dead and may be told again, and what an engine before this rule has left.
 CREATE INDEX event_whole ON event (cell, state, finished_at) WHERE finished_at IS NOT NULL AND facts_are = 'whole';
 CREATE INDEX event_sealed ON event (cell, sealed_with) WHERE sealed_with IS NOT NULL;
+-- For lists and replays: every state and kind is a range of its own, however rare it is among the others.
+CREATE INDEX event_list ON event (cell, tenant_id, state, kind, created_at, id);
+
+-- Every attempt to deliver an event: what was answered, or why nothing was. No address, nothing that was sent.
+CREATE TABLE event_attempt (
+    cell     smallint    NOT NULL,
+    event_id uuid        NOT NULL,
+    attempt  integer     NOT NULL,
+    at       timestamptz NOT NULL,
+    status   smallint,
+    ms       integer     NOT NULL CHECK (ms >= 0),
+    error    text        CHECK (error IN ('refused', 'timed_out', 'unreachable', 'forbidden', 'bad_endpoint',
+                                          'not_worded', 'expired')),
+    PRIMARY KEY (cell, event_id, attempt),
+    -- An event that is erased takes its attempts along.
+    FOREIGN KEY (cell, event_id) REFERENCES event (cell, id) ON DELETE CASCADE
+);
+
+-- What a tenant's events are signed with. Kept readable, because a signature is made with the secret itself.
+CREATE TABLE webhook_secret (
+    cell       smallint    NOT NULL,
+    tenant_id  text        NOT NULL,
+    id         uuid        NOT NULL,
+    secret     text,
+    created_at timestamptz NOT NULL,
+    retired_at timestamptz,
+    PRIMARY KEY (cell, tenant_id, id),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id) ON DELETE CASCADE,
+    -- A retired secret signs nothing more, so it is kept by its id alone.
+    CHECK ((secret IS NULL) = (retired_at IS NOT NULL))
+);
 
 -- The feed: what changed, in commit order, without gaps within a cell (scale.md A.4).
 CREATE TABLE feed_head (

@@ -25,16 +25,23 @@ from cordboard.routing.numbers import E164, parse_number
 from cordboard.routing.tenant import parse_settings
 from cordboard.settings import Settings
 from cordboard.simulator import demo
-from cordboard.storage import erasing, provisioning, sealing, throttles
+from cordboard.storage import erasing, event_records, provisioning, sealing, throttles
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable, running_server
+from cordboard.storage.event_records import EventRecord
+from cordboard.storage.events import EventState
+from cordboard.storage.facts import EventKind
 from cordboard.storage.provisioning import CredentialKind
 from cordboard.storage.sealing import CannotOpen, DataKeyMissing, DataKeys
 from cordboard.telemetry import configure_logging
+from cordboard.web.account_time import iso_text
 from cordboard.web.admin import new_virtual_numbers
-from cordboard.web.query import WITHHELD_WORD
+from cordboard.web.errors import Refused
+from cordboard.web.events import event_data, shown_data
+from cordboard.web.query import LIMIT_DEFAULT, LIMIT_MAX, WITHHELD_WORD, span_of
 from cordboard.web.schemas import NewTenantBody, NewVirtualNumbersBody, checked
 from cordboard.web.tenant_settings import checked_settings
+from cordboard.webhooks.destinations import Destinations
 
 Result = TypeVar("Result")
 
@@ -58,7 +65,13 @@ key_app: Final = typer.Typer(help="Applet keys of a tenant.", no_args_is_help=Tr
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(vn_app, name="vn")
 app.add_typer(token_app, name="token")
+secret_app: Final = typer.Typer(
+    help="Webhook secrets of a tenant: what its events are signed with.", no_args_is_help=True
+)
+events_app: Final = typer.Typer(help="Events of a tenant, and their delivery.", no_args_is_help=True)
 app.add_typer(key_app, name="applet-key")
+app.add_typer(secret_app, name="webhook-secret")
+app.add_typer(events_app, name="events")
 data_key_app: Final = typer.Typer(
     help="The keys that seal told events and kept answers [CORDBOARD_DATA_KEY].", no_args_is_help=True
 )
@@ -183,10 +196,11 @@ def tenant_add(
     settings: Annotated[str, typer.Option(help="Settings as a JSON object.")] = "{}",
     data_dir: DataDir = None,
 ) -> None:
-    """Make a tenant; its API token and applet key are shown now and never again."""
+    """Make a tenant; its API token, applet key and webhook secret are shown now and never again."""
     try:
         new = checked(NewTenantBody, {"id": tenant_id, "settings": orjson.loads(settings)})
-        given = checked_settings(new.settings or {})
+        destinations = Destinations.of_settings(_settings(data_dir=data_dir))
+        given = checked_settings(new.settings or {}, destinations)
     except orjson.JSONDecodeError:
         _fail("--settings: not JSON")
     except Unacceptable as refused:
@@ -197,7 +211,14 @@ def tenant_add(
         )
     except provisioning.TenantExists:
         _fail(f"tenant {tenant_id} exists already")
-    print_json({"id": tenant_id, "api_token": made.api_token.secret, "applet_key": made.applet_key.secret})
+    print_json(
+        {
+            "id": tenant_id,
+            "api_token": made.api_token.secret,
+            "applet_key": made.applet_key.secret,
+            "webhook_secret": made.webhook_secret.secret,
+        }
+    )
 
 
 @tenant_app.command("list")
@@ -405,6 +426,126 @@ def throttle_clear(
     _console.print(f"lifted for {tenant_id}: {'all' if scope is None else scope.value}")
 
 
+@secret_app.command("add")
+def secret_add(tenant_id: str, data_dir: DataDir = None) -> None:
+    """Make one; it is shown now and never again, and signs events beside the others from now on."""
+    made = _on_tenant(
+        data_dir, lambda database: provisioning.add_webhook_secret(database, tenant_id, _now_us())
+    )
+    print_json({"secret_id": str(made.id), "webhook_secret": made.secret})
+
+
+@secret_app.command("list")
+def secret_list(tenant_id: str, data_dir: DataDir = None) -> None:
+    """Their ids, and which of them sign no more."""
+    table = Table("secret_id", "made", "retired")
+    for secret in _on_tenant(
+        data_dir, lambda database: provisioning.list_webhook_secrets(database, tenant_id)
+    ):
+        retired = "" if secret.retired_at_us is None else iso_text(secret.retired_at_us)
+        table.add_row(str(secret.id), iso_text(secret.created_at_us), retired)
+    _console.print(table)
+
+
+@secret_app.command("delete")
+def secret_delete(tenant_id: str, id: UUID, data_dir: DataDir = None) -> None:
+    """Sign nothing more with one; the last one stays."""
+    _on_tenant(
+        data_dir, lambda database: provisioning.retire_webhook_secret(database, tenant_id, id, _now_us())
+    )
+    _console.print(f"{id} deleted")
+
+
+FromDate = Annotated[
+    str | None, typer.Option("--from", help="Written then or later: 2026-03-01, 2026-03-01 12:00:00.")
+]
+ToDate = Annotated[str | None, typer.Option("--to", help="Written then or earlier; that day included.")]
+
+
+@events_app.command("list")
+def events_list(
+    tenant_id: str,
+    state: Annotated[EventState | None, typer.Option(help="Only those.")] = None,
+    kind: Annotated[EventKind | None, typer.Option(help="Only those.")] = None,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    limit: Annotated[int, typer.Option(min=1, max=LIMIT_MAX, help="The newest so many.")] = LIMIT_DEFAULT,
+    data_dir: DataDir = None,
+) -> None:
+    """Events, the newest first: what became of them, and of their last attempt."""
+
+    async def read(database: Database) -> tuple[list[EventRecord], str]:
+        tenant = await provisioning.get_tenant(database, tenant_id)
+        zone = parse_settings(tenant.settings).timezone
+        span = span_of(from_date, to_date, zone)
+        page = await database.read_snapshot(
+            lambda connection: event_records.list_events(
+                connection, tenant.cell, tenant_id, state, kind, span, None, limit
+            )
+        )
+        return page.items, zone
+
+    events, zone = _on_tenant(data_dir, read)
+    keys = ("id", "kind", "subject", "seq", "state", "attempts", "endpoint", "created_at", "last_result")
+    table = Table(*keys)
+    for event in events:
+        told = event_data(event, zone)
+        table.add_row(*("" if told[key] is None else str(told[key]) for key in keys))
+    _console.print(table)
+
+
+@events_app.command("show")
+def events_show(
+    tenant_id: str,
+    event_id: UUID,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show numbers and PINs whole.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """One event with its attempts and its body."""
+    keys = DataKeys(_settings(data_dir=data_dir).data_keys())
+
+    async def read(database: Database) -> dict[str, Any]:
+        tenant = await provisioning.get_tenant(database, tenant_id)
+        event, attempts = await database.read_snapshot(
+            lambda connection: event_records.show_event(connection, tenant.cell, tenant_id, event_id)
+        )
+        return shown_data(event, attempts, parse_settings(tenant.settings).timezone, keys, is_whole=reveal)
+
+    print_json(_on_tenant(data_dir, read))
+
+
+@events_app.command("replay")
+def events_replay(
+    tenant_id: str,
+    event_id: Annotated[UUID | None, typer.Argument(help="One event; else those of a time range.")] = None,
+    state: Annotated[EventState, typer.Option(help="dead or delivered.")] = EventState.DEAD,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let events be told again: before what their subjects have pending, and with a fresh schedule."""
+    if (event_id is None) == (from_date is None):
+        _fail("name either one event or a time range, with --from")
+    if state is EventState.PENDING:
+        _fail("--state: what is pending cannot be replayed")
+
+    async def replay(database: Database) -> int:
+        tenant = await provisioning.get_tenant(database, tenant_id)
+        now_us = _now_us()
+        if event_id is None:
+            span = span_of(from_date, to_date, parse_settings(tenant.settings).timezone)
+            return await event_records.replay_events(database, tenant.cell, tenant_id, state, span, now_us)
+        await database.write(
+            lambda connection: event_records.replay_event(
+                connection, tenant.cell, tenant_id, event_id, now_us
+            )
+        )
+        return 1
+
+    count = _on_tenant(data_dir, replay)
+    _console.print(f"{count} {'event' if count == 1 else 'events'} to be told again")
+
+
 def main() -> None:
     """The console script. Input is never checked by `assert`, but our own mistakes are."""
     if not __debug__:
@@ -509,6 +650,18 @@ def _on_tenant(data_dir: Path | None, work: Callable[[Database], Awaitable[Resul
         _fail("the tenant has nothing under that id")
     except provisioning.HasLiveAllocations as refused:
         _fail(f"refused: {refused.count} live allocations")
+    except provisioning.TooManyWebhookSecrets:
+        _fail(f"refused: a tenant has at most {provisioning.WEBHOOK_SECRETS_MAX} webhook secrets")
+    except provisioning.LastWebhookSecret:
+        _fail("refused: it is the last one, and events would go unsigned; add another first")
+    except event_records.NoSuchEvent:
+        _fail("the tenant has no such event")
+    except event_records.StillPending:
+        _fail("the event is pending; what was not delivered yet cannot be replayed")
+    except event_records.EventMasked:
+        _fail("the event is masked; what it told is no longer kept, so it cannot be replayed")
+    except Refused as refused:
+        _fail(refused.problem.message)
 
 
 def _settings(**given: Any) -> Settings:

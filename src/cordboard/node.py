@@ -38,6 +38,7 @@ from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
 from cordboard.web.app import serving
+from cordboard.webhooks.destinations import Destinations
 from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
 
 # Requests under way have their own limit of 1 s; a bulk update of 100 items needs some more.
@@ -169,6 +170,8 @@ async def running_switchboard(
     sender = Sender(
         database,
         clock,
+        Destinations.of_settings(settings),
+        dead_after_s=settings.webhook_give_up_after_s,
         attempt_budget_s=settings.webhook_timeout_s,
         on_attempt=_count_attempts(metrics),
         keys=keys,

@@ -9,14 +9,17 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 import secrets
 import shutil
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -28,6 +31,34 @@ SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a directory of our own i
 SHARED_MEMORY_FREE_MIN_BYTES: Final = 256 << 20
 # AES-256.
 DATA_KEY_BYTES: Final = 32
+
+_HOST_NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII | re.IGNORECASE)
+
+
+def _listed(value: object) -> object:
+    """`a, b` as the environment has it; a list, as a file may."""
+    return [item for part in value.split(",") if (item := part.strip())] if isinstance(value, str) else value
+
+
+def _host_or_network(text: str) -> str:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        # What looks like an address and is none would open nothing.
+        if not _HOST_NAME.fullmatch(text) or text.replace(".", "").isdigit():
+            raise ValueError(f"{text}: neither a host name nor an address or network") from None
+    return text
+
+
+HostsAndNetworks = Annotated[
+    tuple[Annotated[str, AfterValidator(_host_or_network)], ...], NoDecode, BeforeValidator(_listed)
+]
+Ports = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=65_535)], ...],
+    NoDecode,
+    BeforeValidator(_listed),
+    Field(min_length=1),
+]
 
 
 class Settings(BaseSettings):
@@ -109,6 +140,22 @@ class Settings(BaseSettings):
         description="CSV file (prefix,area,region) in place of the package's table of postal codes.",
     )
     webhook_timeout_s: float = Field(default=5.0, gt=0, description="Time for one delivery attempt, in s.")
+    webhook_give_up_after_s: float = Field(
+        default=86_400,
+        gt=0,
+        description="Age, in s, at which an event that nobody took is kept as dead; by default a day.",
+    )
+    callback_allow: HostsAndNetworks = Field(
+        default=(),
+        description=(
+            "Hosts, addresses or networks, with commas between, where events may go although they are not on"
+            " the internet, whatever the port; by default none, so that no tenant reaches your own network."
+        ),
+    )
+    callback_ports: Ports = Field(
+        default=(80, 443, 8080, 8443),
+        description="Ports, with commas between, that events may go to; those of the web.",
+    )
     data_key: SecretStr | None = Field(
         default=None,
         description=(

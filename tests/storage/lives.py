@@ -16,7 +16,7 @@ from cordboard.storage import calls, events
 from cordboard.storage.allocations import Idempotency
 from cordboard.storage.calls import CallRow, CallType, NewEnd
 from cordboard.storage.database import Connection
-from cordboard.storage.events import End
+from cordboard.storage.events import AttemptError, EventState, Outcome
 from cordboard.storage.outcomes import CallKey
 from cordboard.storage.sealing import NO_KEYS, DataKeys
 from tests.storage.office import NOW_US, Office
@@ -139,9 +139,18 @@ async def deliver(
             if not lanes:
                 return 0
             claims = await events.claim(connection, lanes, now_us, HOUR_US, 100)
-            for claim in claims:
-                end = End.DEAD if dead else End.DELIVERED
-                assert await events.finish(connection, claim, end, "told", now_us, keys)
+            outcomes = [
+                Outcome(
+                    claim=claim,
+                    state=EventState.DEAD if dead else EventState.DELIVERED,
+                    result="told",
+                    at_us=now_us,
+                    error=AttemptError.REFUSED if dead else None,
+                )
+                for claim in claims
+            ]
+            if outcomes:
+                assert all(await events.record(connection, office.cell, outcomes, now_us, keys))
             return len(claims)
 
         done = await office.database.write(one_round)

@@ -15,7 +15,7 @@ from cordboard.storage import erasing, events, feed
 from cordboard.storage.allocations import Idempotency
 from cordboard.storage.database import Connection, Database, Result
 from cordboard.storage.erasing import Erased, Erasure
-from cordboard.storage.events import Claim, End
+from cordboard.storage.events import AttemptError, Claim, EventState, Outcome
 from cordboard.storage.provisioning import NoSuchTenant
 from cordboard.storage.sealing import NO_KEYS, DataKeys, bound_to_answer
 from tests.conftest import NewDatabase
@@ -171,7 +171,8 @@ class Mortal(Database):
     """Dies before its nth transaction."""
 
     def __init__(self, database: Database, writes: int) -> None:
-        self._pool = database._pool
+        # One more face of the same database, up or away as it is.
+        self.__dict__.update(vars(database))
         self.writes = writes
 
     async def write(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
@@ -243,10 +244,13 @@ async def test_an_event_that_is_being_delivered_is_masked_when_that_is_done(offi
 
     claims = await office.database.write(claim)
     assert (await erase(office, life.cat))[Erasure.PENDING_EVENTS] >= 1
-    for one in claims:
-        await office.database.write(
-            partial(events.finish, claim=one, end=End.DEAD, last_result="dead", now_us=LATER_US, keys=KEYS)
-        )
+    outcomes = [
+        Outcome(claim=one, state=EventState.DEAD, result="dead", at_us=LATER_US, error=AttemptError.REFUSED)
+        for one in claims
+    ]
+    await office.database.write(
+        partial(events.record, cell=office.cell, outcomes=outcomes, now_us=LATER_US, keys=KEYS)
+    )
     await deliver(office, LATER_US, KEYS, dead=True)
     kept = await facts_kept(office)
     assert {(state, are) for state, are, _ in kept} == {("dead", "masked"), ("dead", "sealed")}

@@ -32,7 +32,7 @@ from cordboard.web.schemas import Duration, PinLength, PinText, TenantId
 from cordboard.web.tenant_settings import Flag, RateText, SettingsBody
 
 from .conftest import MakeShop
-from .shop import ADMIN_TOKEN, AGENT, CUSTOMER, OTHER_CUSTOMER, UNKNOWN_ID, Shop
+from .shop import ADMIN_TOKEN, AGENT, CUSTOMER, OTHER_CUSTOMER, UNKNOWN_ID, Shop, set_dead
 from .test_settings import DEFAULTS
 
 Json = dict[str, Any]
@@ -300,6 +300,17 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     await ask("DELETE", "/greenvn/{greenvn_id}", **vn)
     await ask("GET", "/settings")
     await ask("PUT", "/settings", {"of_tomorrow": [1], "country": "in"})
+    await ask("PUT", "/settings", {"deallocation_callback_event_endpoint": "http://127.0.0.1:9/"})
+    ended = await ask("POST", "/greenpin", shop.order("ended"))
+    await ask("DELETE", "/greenpin/{greenpin_id}", greenpin_id=ended["greenpin_id"])
+    (event,) = (await ask("GET", "/events"))["items"]
+    await set_dead(shop)
+    await ask("GET", "/events/{event_id}", event_id=event["id"])
+    await ask("POST", "/events/{event_id}/replay", event_id=event["id"])
+    await ask("POST", "/events/replay", {"state": "dead", "from_date": "2026-01-01"})
+    secret = await ask("POST", "/webhook-secrets", status=201)
+    await ask("GET", "/webhook-secrets")
+    await ask("DELETE", "/webhook-secrets/{secret_id}", secret_id=secret["secret_id"])
     key = await ask("POST", "/applet-keys", status=201)
     await ask("GET", "/applet-keys")
     await ask("DELETE", "/applet-keys/{key_id}", key_id=key["key_id"])

@@ -27,9 +27,10 @@ RunBatch = Callable[[Connection, int, Sequence[Item]], Awaitable[Sequence[Result
 class CommitBatcher(Generic[Item, Result]):
     """Commits items cell by cell. `serve` runs in a task of the owner; `submit` waits for the commit."""
 
-    def __init__(self, database: Database, run: RunBatch[Item, Result]) -> None:
+    def __init__(self, database: Database, run: RunBatch[Item, Result], lanes: int = LANES) -> None:
         self._database = database
         self._run = run
+        self._lanes = lanes
         self._waiting: defaultdict[int, deque[tuple[Item, asyncio.Future[Result]]]] = defaultdict(deque)
         self._cells: asyncio.Queue[int] = asyncio.Queue()
         self._scheduled: set[int] = set()
@@ -46,7 +47,7 @@ class CommitBatcher(Generic[Item, Result]):
 
     async def serve(self) -> None:
         async with asyncio.TaskGroup() as lanes:
-            for _ in range(LANES):
+            for _ in range(self._lanes):
                 lanes.create_task(self._serve_lane())
 
     def _schedule(self, cell: int) -> None:

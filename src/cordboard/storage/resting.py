@@ -70,6 +70,27 @@ def _masked(key: str, value: Any) -> Any:
     return _MASK if key in _PINS or key in _HIDDEN else value
 
 
+def with_stand_ins(masked: Mapping[str, Any]) -> dict[str, Any]:
+    """Masked facts that can be worded once more, for a body that is masked in its turn and for nothing else.
+
+    >>> with_stand_ins({"caller": "…21", "pin": "****", "a": {"numbers": ["…22"], "pins": []}})
+    {'caller': 21, 'pin': '0', 'a': {'numbers': [22], 'pins': []}}
+    """
+    return {key: _stand_in(key, value) for key, value in masked.items()}
+
+
+def _stand_in(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return with_stand_ins(value)
+    if isinstance(value, list):
+        return [_stand_in(key, item) for item in value]
+    if value is None:
+        return None
+    if key in _NUMBERS:
+        return int(value.removeprefix("…"))
+    return "0" if key in _PINS else value
+
+
 def mentions(facts: object, number: E164) -> bool:
     """Whether the number stands anywhere in these facts, by itself or inside a text."""
     if isinstance(facts, Mapping):

@@ -68,6 +68,7 @@ from cordboard.web.schemas import (
     checked,
 )
 from cordboard.web.tenant_settings import checked_settings
+from cordboard.webhooks.destinations import Destinations
 
 TENANTS_PATH: Final = "/admin/v1/tenants"
 TENANT_PATH: Final = f"{TENANTS_PATH}/{{tenant}}"
@@ -106,7 +107,7 @@ class Admin:
                 TENANTS_PATH,
                 self._add_tenant,
                 Operation(
-                    "Make a tenant, with an API token and an applet key",
+                    "Make a tenant, with an API token, an applet key and a webhook secret",
                     body=NewTenantBody,
                     data=TenantMade,
                     status=201,
@@ -235,7 +236,7 @@ class Admin:
 
     async def _add_tenant(self, request: web.Request) -> Shown:
         body = checked(NewTenantBody, await read_object(request))
-        given = checked_settings(body.settings or {})
+        given = checked_settings(body.settings or {}, Destinations.of_settings(self._switchboard.settings))
         settings = {key: value for key, value in given.items() if value is not None}
         made = await provisioning.add_tenant(self._database, body.id, settings, self._now_us())
         is_propagated = await self._switchboard.propagate(made.position)
@@ -243,6 +244,7 @@ class Admin:
             "id": made.tenant.id,
             "api_token": made.api_token.secret,
             "applet_key": made.applet_key.secret,
+            "webhook_secret": made.webhook_secret.secret,
         }
         return Shown(shown, 201, propagation(is_propagated))
 

@@ -329,6 +329,82 @@ class VerificationData(_Answer):
     verified_at: IsoTime
 
 
+# ── events ───────────────────────────────────────────────────────────────────
+
+EventKindWord = Literal["call_completed", "deallocated", "verified", "verification_failed"]
+EventStateWord = Literal["pending", "delivered", "dead"]
+
+
+class EventListQuery(ListQuery):
+    state: EventStateWord | None = None
+    kind: EventKindWord | None = None
+
+
+class EventData(_Answer):
+    id: Annotated[UUID, Field(description="The `webhook-id` of its deliveries.")]
+    kind: EventKindWord
+    product: Literal["greenvn", "greenpin"]
+    subject: Annotated[str, Field(description="What is told of in order: an allocation, else a CallSid.")]
+    seq: Annotated[int, Field(description="Its number in its subject: `cordboard-sequence`.")]
+    state: EventStateWord
+    attempts: Annotated[int, Field(description="Begun so far.")]
+    endpoint: Annotated[str | None, Field(description="Host and port that it goes to.")]
+    due_at: Annotated[IsoTime | None, Field(description="Null behind an earlier event of its subject.")]
+    created_at: IsoTime
+    replayed_at: IsoTime | None
+    finished_at: IsoTime | None
+    last_result: str | None
+
+
+class AttemptData(_Answer):
+    attempt: int
+    at: IsoTime
+    status: Annotated[int | None, Field(description="Of the answer, if there was one.")]
+    ms: int
+    error: (
+        Literal["refused", "timed_out", "unreachable", "forbidden", "bad_endpoint", "not_worded", "expired"]
+        | None
+    )
+
+
+class EventShownData(EventData):
+    attempt_log: Annotated[list[AttemptData], Field(description="The last 100, the latest first.")]
+    body: Annotated[
+        dict[str, Any] | None,
+        Field(description="Numbers and PINs masked, unless revealed; null if its data key is missing."),
+    ]
+
+
+class EventQuery(BaseModel):
+    reveal: (
+        Annotated[Literal["true", "false"], Field(description="Numbers and PINs whole, for tokens that may.")]
+        | None
+    ) = None
+
+
+class EventsReplayedData(_Answer):
+    replayed: Annotated[int, Field(description="How many events are pending again; masked ones stay.")]
+
+
+class WebhookSecretMade(_Answer):
+    secret_id: UUID
+    webhook_secret: Annotated[Secret, Field(pattern="^whsec_")]
+
+
+class WebhookSecretShown(_Answer):
+    secret_id: UUID
+    created_at: IsoTime
+    retired_at: Annotated[IsoTime | None, Field(description="Null while events are signed with it.")]
+
+
+class WebhookSecretsShown(_Answer):
+    webhook_secrets: list[WebhookSecretShown]
+
+
+class WebhookSecretDeleted(_Answer):
+    secret_id: UUID
+
+
 # ── explain and pool ─────────────────────────────────────────────────────────
 
 
@@ -499,6 +575,7 @@ class TenantMade(_Answer):
     id: TenantId
     api_token: Secret
     applet_key: Secret
+    webhook_secret: Annotated[Secret, Field(pattern="^whsec_")]
 
 
 class TenantInList(_Answer):

@@ -277,6 +277,13 @@ class NewTokenBody(_Strict):
     reveal: bool = False
 
 
+class EventReplayBody(_Strict):
+    # Of which state, written from when until when.
+    state: Literal["dead", "delivered"]
+    from_date: Text
+    to_date: Text | None = None
+
+
 class NewVirtualNumberBody(_Strict):
     number: Number
     region: Region | None = None
