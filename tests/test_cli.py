@@ -141,9 +141,58 @@ async def test_lines_are_drained_and_reserved_and_given_back(data_dir: Path) -> 
         assert (unknown.code, unknown.err) == (1, "cordboard: the tenant has no such virtual number\n")
 
 
+async def test_windows_of_wrong_pins_are_listed_and_lifted(data_dir: Path) -> None:
+    async with serving(data_dir) as url, aiohttp.ClientSession() as client:
+        settings = '{"pin_failures_per_caller": "1/1h"}'
+        secrets = orjson.loads((await run(data_dir, "tenant", "add", "acme1m", "--settings", settings)).out)
+        await run(data_dir, "vn", "add", "acme1m", "+918000000010")
+        body = {
+            "transaction_id": "ORD-1",
+            "a": {"vns": ["8000000010"], "numbers": ["9800000021"]},
+            "b": {"numbers": ["9800000022"], "pin": "4821"},
+        }
+        orders = f"{url}/v1/tenants/acme1m/greenpin"
+        await until_answered(client, "POST", orders, 200, json=body, headers=basic(secrets["api_token"]))
+        query = {
+            "key": secrets["applet_key"],
+            "CallSid": "sid",
+            "CallFrom": "09800000091",
+            "CallTo": "08000000010",
+            "digits": "1",
+        }
+        async with client.get(f"{url}/v1/tenants/acme1m/exotel/passthru", params=query) as answer:
+            assert await answer.json(content_type=None) == {"select": "pin"}
+
+        async def listed(*options: str) -> list[str]:
+            """The rows of the table, without its lines."""
+            ran = await run(data_dir, "throttle", "list", "acme1m", "--url", url, *options)
+            assert ran.code == 0, ran.err
+            rows = [" ".join(row.replace("│", " ").split()) for row in ran.out.splitlines()[3:-1]]
+            return [row.rpartition("/1h")[0] + "/1h" for row in rows]
+
+        vn, tenant = "vn +918000000010 1 60/1h", "tenant 1 1000/1h"
+        assert await listed() == ["caller …91 1 1/1h", vn, tenant]
+        assert (await listed("--reveal"))[0] == "caller +919800000091 1 1/1h"
+        cleared = await run(data_dir, "throttle", "clear", "acme1m", "--caller", "9800000091")
+        assert (cleared.code, cleared.out) == (0, "lifted for acme1m: caller\n")
+        async with asyncio.timeout(10):
+            while await listed() != [vn, tenant]:
+                pass
+        assert (await run(data_dir, "throttle", "clear", "acme1m", "--all")).code == 0
+        async with asyncio.timeout(10):
+            while await listed():
+                pass
+        both = await run(data_dir, "throttle", "clear", "acme1m", "--all", "--vn", "8000000010")
+        assert (both.code, both.err) == (
+            1,
+            "cordboard: --caller, --vn and --all: at most one of them may be given\n",
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("throttle", "clear", "nobody"), "there is no such tenant"),
         (("tenant", "add", "Bad Name"), "id must be 1 to 63 characters"),
         (("tenant", "add", "acme1m", "--settings", "{"), "--settings: not JSON"),
         (("tenant", "add", "acme1m", "--settings", '{"timezone": "CET"}'), "timezone must be"),

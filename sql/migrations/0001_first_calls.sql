@@ -285,6 +285,20 @@ CREATE INDEX verification_of_allocation ON verification
     (cell, allocation_id, verified_at, call_sid, virtual_number, caller, digits_digest)
     WHERE allocation_id IS NOT NULL;
 
+-- Windows of wrong PINs that an operator lifted: failures until then count no more in them. Number 0: the
+-- scope has none.
+CREATE TABLE throttle_cleared (
+    cell      smallint    NOT NULL,
+    tenant_id text        NOT NULL,
+    scope     text        NOT NULL CHECK (scope IN ('caller', 'vn', 'tenant', 'all')),
+    number    bigint      NOT NULL,
+    at        timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, scope, number),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id),
+    -- Callers and VNs are numbers; the tenant and all of its windows are not.
+    CHECK ((scope IN ('caller', 'vn')) = (number <> 0))
+);
+
 -- One row for each caller and VN of a call, with the last decision about it.
 CREATE TABLE call (
     cell           smallint    NOT NULL,

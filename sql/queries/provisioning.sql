@@ -128,6 +128,9 @@ DELETE FROM credential WHERE cell = $1 AND tenant_id = $2;
 -- name: delete_tenant_webhook_secrets
 DELETE FROM webhook_secret WHERE cell = $1 AND tenant_id = $2;
 
+-- name: delete_tenant_throttles
+DELETE FROM throttle_cleared WHERE cell = $1 AND tenant_id = $2;
+
 -- name: delete_tenant_verifications
 DELETE FROM verification WHERE cell = $1 AND tenant_id = $2;
 

@@ -25,7 +25,7 @@ from cordboard.routing.numbers import E164, parse_number
 from cordboard.routing.tenant import parse_settings
 from cordboard.settings import Settings
 from cordboard.simulator import demo
-from cordboard.storage import erasing, event_records, provisioning, sealing
+from cordboard.storage import erasing, event_records, provisioning, sealing, throttles
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable, running_server
 from cordboard.storage.event_records import EventRecord
@@ -76,6 +76,8 @@ data_key_app: Final = typer.Typer(
     help="The keys that seal told events and kept answers [CORDBOARD_DATA_KEY].", no_args_is_help=True
 )
 app.add_typer(data_key_app, name="data-key")
+throttle_app: Final = typer.Typer(help="Windows of wrong PINs that may be full.", no_args_is_help=True)
+app.add_typer(throttle_app, name="throttle")
 
 _console = Console()
 
@@ -496,6 +498,52 @@ def events_replay(
 
     count = _on_tenant(data_dir, replay)
     _console.print(f"{count} {'event' if count == 1 else 'events'} to be told again")
+
+
+@throttle_app.command("list")
+def throttle_list(
+    tenant_id: str,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show callers' numbers whole.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the engine's answer as it is.")] = False,
+    url: Annotated[str | None, typer.Option(help="The engine; by default the one of the settings.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """The windows of wrong PINs of a running engine, the full ones first."""
+    settings = _settings(data_dir=data_dir)
+    query = {"reveal": "true"} if reveal else {}
+    told = _run(_ask_engine(settings, url, f"/admin/v1/tenants/{tenant_id}/throttles", query))
+    if as_json:
+        print_json(told)
+        return
+    table = Table("scope", "caller", "virtual number", "wrong PINs", "limit", "full until")
+    for window in told["windows"]:
+        is_withheld = window["scope"] == "caller" and window["caller"] is None
+        caller = "withheld" if is_withheld else window["caller"]
+        failures = str(window["failures"])
+        table.add_row(window["scope"], caller, window["vn"], failures, window["limit"], window["full_until"])
+    _console.print(table)
+
+
+@throttle_app.command("clear")
+def throttle_clear(
+    tenant_id: str,
+    caller: Annotated[str | None, typer.Option(help="Lift what stands against this caller.")] = None,
+    vn: Annotated[
+        str | None, typer.Option(help="Lift what stands on this number, also for withheld callers.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Lift everything of the tenant.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Let PINs be entered again: lift the tenant's own window, or a caller's, a number's, or all."""
+    if sum((caller is not None, vn is not None, everything)) > 1:
+        _fail("--caller, --vn and --all: at most one of them may be given")
+    by_caller = None if caller is None else _number(caller)
+    by_vn = None if vn is None else _number(vn)
+    scope = throttles.scope_of(by_caller, by_vn, is_all=everything)
+    _on_tenant(
+        data_dir, lambda database: throttles.lift(database, tenant_id, scope, by_caller or by_vn, _now_us())
+    )
+    _console.print(f"lifted for {tenant_id}: {'all' if scope is None else scope.value}")
 
 
 def main() -> None:

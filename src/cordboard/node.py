@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -15,10 +16,9 @@ from typing import Final
 
 import structlog
 
-from cordboard.clock import SECOND_US, Clock, SystemClock
+from cordboard.clock import Clock, SystemClock
 from cordboard.postal_table import load_postal_regions
 from cordboard.settings import Settings, admin_token, make_private_directory
-from cordboard.storage import outcomes
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
@@ -34,7 +34,7 @@ from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.retention import Retention
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantDirectory
-from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
+from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
 from cordboard.web.app import serving
@@ -43,6 +43,8 @@ from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
 
 # Requests under way have their own limit of 1 s; a bulk update of 100 items needs some more.
 SHUTDOWN_S: Final = 10.0
+# The database's connections, the board, deliveries under way, the log.
+DESCRIPTORS_BESIDE: Final = 256
 RESTART_PAUSE_S: Final = 1.0
 # 50,000 objects are some 5,000 calls, and some 3 ms to walk over.
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
@@ -106,6 +108,7 @@ async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    _allow_connections(settings.connections_max)
     async with running_node(settings) as node:
         _tame_collector()
         announce(node)
@@ -113,6 +116,17 @@ async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
         await stop.wait()
         _log.info("node.stopping")
     _log.info("node.stopped")
+
+
+def _allow_connections(connections_max: int) -> None:
+    """Have as many descriptors as the connections need; systems begin with 1,024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_max + DESCRIPTORS_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            _log.warning("node.few_descriptors", allowed=allowed, wanted=wanted)
 
 
 def _tame_collector() -> None:
@@ -149,10 +163,10 @@ async def running_switchboard(
     bell = Bell(database)
     directory = settings.node_dir()
     make_private_directory(directory)
-    keeper = BoardKeeper(database, bell, directory, clock)
+    throttle = Throttle()
+    keeper = BoardKeeper(database, bell, throttle, directory, clock)
     progress = ProgressTables(directory / "progress")
     records = CallRecords(database, metrics)
-    throttle = Throttle()
     sender = Sender(
         database,
         clock,
@@ -182,6 +196,7 @@ async def running_switchboard(
         tenants=TenantDirectory(lambda: keeper.tables),
         records=records,
         recording=recording,
+        throttle=throttle,
         answering=answering,
         allocating=allocating,
         postal_regions=postal_regions,
@@ -194,10 +209,6 @@ async def running_switchboard(
     try:
         # What is on record of a call that goes on is on record before its next hop.
         await recording.drain_at_start()
-        since_us = clock.now_us() - WINDOW_S_MAX * SECOND_US
-        throttle.restore(
-            await database.read(lambda connection: outcomes.recent_failures(connection, since_us))
-        )
         async with asyncio.TaskGroup() as background:
             tasks = [
                 background.create_task(switchboard.run()),

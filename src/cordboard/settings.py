@@ -95,6 +95,26 @@ class Settings(BaseSettings):
         le=4,
         description="Time for one applet request, in s; over it nobody is connected. Platforms wait 5 s.",
     )
+    connections_max: int = Field(
+        default=5_000,
+        ge=1,
+        # A platform's 200 calls/s with a connection each and 20 s of keep-alive are 4,000. One that waits
+        # takes 2 kB of the process, 10 MB in all. One whose client says all that it may before anybody
+        # knows who it is has some 200 KiB of head and 128 KiB of body: 1.6 GB in all at the very worst.
+        description="Connections at the same time; one more is answered 503.",
+    )
+    header_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        # The longest head is 96 KiB, which a line of 100 kbit/s takes 8 s for.
+        description="Time from the first byte of a request to the end of its headers, in s; then 408.",
+    )
+    body_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        # The largest body is 4 MiB, which a line of 1 Mbit/s takes 34 s for.
+        description="Time for a body to arrive, in s, and for which an answer may stay unread.",
+    )
     propagation_timeout_s: float = Field(
         default=1.0,
         gt=0,

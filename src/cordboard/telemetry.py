@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from cordboard.routing.model import LastEntry, Matched, Reason
+from cordboard.routing.model import LastEntry, Matched, Reason, ThrottleScope
 from cordboard.routing.numbers import E164, Pin
 
 # From a tenth of a millisecond, what a decision takes with all its HTTP, to the budget of 1 s.
@@ -120,11 +120,27 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.throttled = Counter(
-            "cordboard_throttled_total",
-            "Refusals because too many PINs were wrong.",
+        self.connections = Gauge(
+            "cordboard_connections",
+            "HTTP connections that are open.",
             registry=self.registry,
         )
+        self.throttled = Counter(
+            "cordboard_throttled_total",
+            "Refusals because too many PINs were wrong, by whose.",
+            ["scope"],
+            registry=self.registry,
+        )
+        self.throttles_full = Gauge(
+            "cordboard_throttles_full",
+            "Windows of wrong PINs that are full now: entries are refused for them.",
+            ["scope"],
+            registry=self.registry,
+        )
+        for scope in ThrottleScope:
+            # An alert on what has never happened needs a zero to compare with.
+            self.throttled.labels(scope.value)
+            self.throttles_full.labels(scope.value)
         self.pool_virtual_numbers = Gauge(
             "cordboard_pool_virtual_numbers",
             "Virtual numbers of a tenant, by what the engine may do with them.",
@@ -219,7 +235,7 @@ class Metrics:
         )
         self.call_rows_dropped = Counter(
             "cordboard_call_rows_dropped_total",
-            "Records of plain connects lost because the database was away for too long.",
+            "Records of decisions lost: the database was away for too long, or refuses them.",
             registry=self.registry,
         )
 

@@ -813,7 +813,7 @@ async def test_a_sweep_takes_what_ended_and_nothing_else(office: Office) -> None
     await office.sweep(LATER_US)
     states = [(await office.found(standing)).state for standing in (over, live, endless)]
     assert states == [State.VAULT, State.ACTIVE, State.ACTIVE]
-    assert await office.sweep(LATER_US) is None
+    assert await office.sweep(LATER_US) == 0
 
 
 async def test_nobody_releases_what_is_not_theirs(office: Office, office_database: Database) -> None:

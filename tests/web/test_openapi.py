@@ -291,6 +291,9 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     reader.read("GET", api + "/explain", await shop.ask("GET", f"/explain?vn={line}&caller={quote(AGENT)}"))
     told = await client.admin("GET", f"/tenants/{shop.id}/explain?vn={line}")
     reader.read("GET", admin + "/{tenant}/explain", told)
+    for method in ("GET", "DELETE"):
+        answer = await client.admin(method, f"/tenants/{shop.id}/throttles")
+        reader.read(method, admin + "/{tenant}/throttles", answer)
     assert len((await ask("GET", "/pool"))["items"]) == len(shop.lines)
     await ask("DELETE", "/greenpin/{greenpin_id}", **one)
     await ask("DELETE", "/greenpin/{greenpin_id}", greenpin_id=other["greenpin_id"])
@@ -424,7 +427,7 @@ async def join(shop: Shop, pin: str, line: str) -> None:
 def hop(shop: Shop, applet: str, caller: str, line: str, **more: str) -> str:
     said = {
         "key": shop.credentials.applet_key,
-        "CallSid": f"by {caller} to {line}",
+        "CallSid": f"by-{caller}-to-{line}",
         "CallFrom": caller,
         "CallTo": line,
     }

@@ -128,6 +128,16 @@ def parse_rate(text: str) -> Rate | None:
     return Rate(int(match[1]), window_s)
 
 
+def rate_text(rate: Rate) -> str:
+    """As a setting writes it.
+
+    >>> rate_text(Rate(9, 900)), rate_text(Rate(5, 61))
+    ('9/15m', '5/61s')
+    """
+    unit = next(unit for unit, seconds in _SECONDS_PER.items() if rate.window_s % seconds == 0)
+    return f"{rate.count_max}/{rate.window_s // _SECONDS_PER[unit]}{unit}"
+
+
 def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
     """Settings out of what clients set. Values were checked when they were set (web/schemas.py)."""
 

@@ -177,6 +177,11 @@ class Database:
                     raise
         return connection
 
+    @property
+    def connect_kwargs(self) -> dict[str, Any]:
+        """For another pool on the same database."""
+        return {"dsn": self._dsn, **self._connect_kwargs}
+
     async def connect(self) -> None:
         """Raises DatabaseAway."""
         if self._pool is not None:

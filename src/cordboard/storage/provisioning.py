@@ -158,7 +158,7 @@ class NewTenant:
 
 def digest_of_secret(secret: str) -> bytes:
     """SHA-256: enough for secrets of 192 random bits, which no dictionary holds."""
-    return hashlib.sha256(secret.encode()).digest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
 async def add_tenant(
@@ -230,6 +230,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         for table in (
             "credentials",
             "webhook_secrets",
+            "throttles",
             "verifications",
             "calls",
             "call_ends",

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, assert_never
 from weakref import WeakValueDictionary
 
 from cordboard.clock import Clock
+from cordboard.routing.changes import PinFailed
 from cordboard.routing.decide import decide
 from cordboard.routing.explain import Explanation, explain
 from cordboard.routing.model import (
@@ -243,11 +244,19 @@ class CallAnswering:
         exceeded = self._throttle.exceeded(
             tenant.id, tenant.settings, call.virtual_number, call.caller, now_us
         )
+        counted: PinFailed | None = None
         if isinstance(entry, PinEntry):
-            self._throttle.count_failure(tenant.id, call.virtual_number, call.caller, now_us)
+            name = outcomes.entry_name(call, entry.digest)
+            counted = PinFailed(tenant.id, call.virtual_number, call.caller, name, now_us)
+            self._throttle.count(counted)
         decision = self._decide(tenant, call.virtual_number, call.caller, entry, progress, exceeded)
-        if isinstance(entry, PinEntry) and not isinstance(decision.outcome, WrongPin):
-            self._throttle.take_back(tenant.id, call.virtual_number, call.caller, now_us)
+        if counted is not None and not isinstance(decision.outcome, WrongPin):
+            self._throttle.take_back(counted)
+        if isinstance(decision, Refuse) and decision.reason is Reason.THROTTLED:
+            scope = self._throttle.refused(
+                tenant.id, tenant.settings, call.virtual_number, call.caller, now_us
+            )
+            self._metrics.throttled.labels(scope.value).inc()
         return decision
 
     async def _record(
@@ -338,8 +347,6 @@ class CallAnswering:
                 counter.count(decision.last_entry)
             case Refuse():
                 counter.count(decision.reason)
-                if decision.reason is Reason.THROTTLED:
-                    self._metrics.throttled.inc()
             case unmatched:
                 assert_never(unmatched)
         return decision

@@ -19,6 +19,7 @@ from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.tenants import TenantDirectory
+from cordboard.switchboard.throttle import Throttle
 from cordboard.telemetry import Metrics
 
 
@@ -33,6 +34,7 @@ class Switchboard:
     tenants: TenantDirectory
     records: CallRecords
     recording: Recording
+    throttle: Throttle
     answering: CallAnswering
     allocating: Allocating
     postal_regions: PostalRegions

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from cordboard.routing.allocate import Code, Fault, Unacceptable
 from cordboard.routing.numbers import E164, parse_number
-from cordboard.routing.tenant import parse_settings
-from cordboard.storage import erasing, provisioning
+from cordboard.routing.tenant import parse_settings, rate_text
+from cordboard.storage import erasing, provisioning, throttles
 from cordboard.storage.provisioning import (
     NewVirtualNumber,
     NoSuchTenant,
@@ -27,6 +27,8 @@ from cordboard.storage.provisioning import (
     VirtualNumber,
 )
 from cordboard.switchboard.service import Switchboard
+from cordboard.switchboard.tenants import TenantView
+from cordboard.switchboard.throttle import WindowState
 from cordboard.web import credentials
 from cordboard.web.account_time import iso_text
 from cordboard.web.auth import TENANT_ID, check_admin
@@ -41,6 +43,10 @@ from cordboard.web.documents import (
     TenantMade,
     TenantShown,
     TenantsShown,
+    ThrottlesCleared,
+    ThrottlesClearQuery,
+    ThrottlesQuery,
+    ThrottlesShown,
     TokenDeleted,
     TokenMade,
     TokensShown,
@@ -49,9 +55,10 @@ from cordboard.web.documents import (
     VirtualNumbersShown,
 )
 from cordboard.web.envelope import propagation, response
-from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.errors import Refused, expect_continue, new_request_id, problem_of, refusal
 from cordboard.web.explain import EXPLAIN, explained
 from cordboard.web.openapi import ADMIN_API, Operation, Route
+from cordboard.web.query import Query
 from cordboard.web.schemas import (
     EraseBody,
     NewTenantBody,
@@ -66,6 +73,8 @@ from cordboard.webhooks.destinations import Destinations
 TENANTS_PATH: Final = "/admin/v1/tenants"
 TENANT_PATH: Final = f"{TENANTS_PATH}/{{tenant}}"
 ERASE_PATH: Final = "/admin/v1/erase"
+# Under attack there is a window for each made-up caller; who looks for one of them knows its number.
+WINDOWS_SHOWN_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +199,28 @@ class Admin:
                     codes=(Code.NOT_FOUND, Code.BAD_NUMBER),
                 ),
             ),
+            self._route(
+                "GET",
+                f"{TENANT_PATH}/throttles",
+                self._list_throttles,
+                Operation(
+                    "List the windows of wrong PINs",
+                    query=ThrottlesQuery,
+                    data=ThrottlesShown,
+                    codes=(Code.NOT_FOUND, Code.UNSUPPORTED_FILTER, Code.BAD),
+                ),
+            ),
+            self._route(
+                "DELETE",
+                f"{TENANT_PATH}/throttles",
+                self._clear_throttles,
+                Operation(
+                    "Lift the tenant's own window of wrong PINs, or a caller's, a virtual number's, or all",
+                    query=ThrottlesClearQuery,
+                    data=ThrottlesCleared,
+                    codes=(Code.NOT_FOUND, Code.UNSUPPORTED_FILTER, Code.BAD, Code.BAD_NUMBER),
+                ),
+            ),
             *self._credential_routes(
                 f"{TENANT_PATH}/tokens", TOKENS, "API token", (TokenMade, TokensShown, TokenDeleted)
             ),
@@ -308,11 +339,41 @@ class Admin:
         return number
 
     async def _explain(self, request: web.Request) -> Shown:
+        tenant = self._tenant_view(request)
+        # Who may make tokens with the right to reveal has it.
+        return Shown(explained(self._switchboard, request, tenant, may_reveal=True))
+
+    # ── throttles ────────────────────────────────────────────────────────────
+
+    async def _list_throttles(self, request: web.Request) -> Shown:
+        tenant = self._tenant_view(request)
+        is_whole = Query(request, tenant.settings, ThrottlesQuery).flag("reveal")
+        states = list(self._switchboard.throttle.states(tenant.id, tenant.settings, self._now_us()))
+        states.sort(key=lambda state: (state.full_until_us is None, -state.failures))
+        return Shown(
+            {"windows": [_window_shown(state, is_whole=is_whole) for state in states[:WINDOWS_SHOWN_MAX]]}
+        )
+
+    async def _clear_throttles(self, request: web.Request) -> Shown:
+        tenant = self._tenant_view(request)
+        query = Query(request, tenant.settings, ThrottlesClearQuery)
+        caller, virtual_number, is_all = query.number("caller"), query.number("vn"), query.flag("all")
+        if sum((caller is not None, virtual_number is not None, is_all)) > 1:
+            raise Refused(Code.BAD, "caller, vn and all: at most one of them may be given.")
+        scope = throttles.scope_of(caller, virtual_number, is_all=is_all)
+        position = await throttles.lift(
+            self._database, tenant.id, scope, caller or virtual_number, self._now_us()
+        )
+        is_propagated = await self._switchboard.propagate(position)
+        shown = {"id": tenant.id, "scope": "all" if scope is None else scope.value}
+        return Shown(shown, headers=propagation(is_propagated))
+
+    def _tenant_view(self, request: web.Request) -> TenantView:
+        """Raises NoSuchTenant."""
         tenant = self._switchboard.tenants.get(_tenant_id(request))
         if tenant is None:
             raise NoSuchTenant
-        # Who may make tokens with the right to reveal has it.
-        return Shown(explained(self._switchboard, request, tenant, may_reveal=True))
+        return tenant
 
     async def _erase(self, request: web.Request) -> Shown:
         body = checked(EraseBody, await read_object(request))
@@ -401,6 +462,19 @@ class Admin:
 
     def _now_us(self) -> int:
         return self._switchboard.clock.now_us()
+
+
+def _window_shown(state: WindowState, *, is_whole: bool) -> Mapping[str, Any]:
+    scope, caller, virtual_number = state.window
+    until_us = state.full_until_us
+    return {
+        "scope": scope.value,
+        "caller": None if caller is None else caller.plus if is_whole else str(caller),
+        "vn": None if virtual_number is None else virtual_number.plus,
+        "failures": state.failures,
+        "limit": rate_text(state.rate),
+        "full_until": None if until_us is None else iso_text(until_us, "UTC"),
+    }
 
 
 def _tenant_id(request: web.Request) -> str:

@@ -448,6 +448,43 @@ class ThrottledData(_Answer):
     shared: Annotated[bool, Field(description="Too many on this number or of this tenant.")]
 
 
+class ThrottlesQuery(BaseModel):
+    reveal: Annotated[Literal["true", "false"], Field(description="Callers' numbers whole.")] | None = None
+
+
+class ThrottlesClearQuery(BaseModel):
+    caller: Annotated[str, Field(description="Lift what stands against this caller.")] | None = None
+    vn: (
+        Annotated[
+            str, Field(description="Lift what stands on this virtual number, also for withheld callers.")
+        ]
+        | None
+    ) = None
+    all: Annotated[Literal["true", "false"], Field(description="Lift everything of the tenant.")] | None = (
+        None
+    )
+
+
+class ThrottleWindow(_Answer):
+    scope: Annotated[
+        Literal["caller", "vn", "tenant"], Field(description="Withheld callers share one window for each VN.")
+    ]
+    caller: Annotated[str | None, Field(description="Masked unless revealed.")]
+    vn: E164Text | None
+    failures: Annotated[int, Field(description="Wrong PINs inside the window now.")]
+    limit: Annotated[str, Field(description="As in the settings: `60/1h`.")]
+    full_until: Annotated[IsoTime | None, Field(description="When entries are taken again; null: they are.")]
+
+
+class ThrottlesShown(_Answer):
+    windows: Annotated[list[ThrottleWindow], Field(description="The full ones first; at most 1,000.")]
+
+
+class ThrottlesCleared(_Answer):
+    id: TenantId
+    scope: Literal["caller", "vn", "tenant", "all"]
+
+
 class CandidateData(_Answer):
     """A side that the call could have been about."""
 
