@@ -427,7 +427,7 @@ async def join(shop: Shop, pin: str, line: str) -> None:
 def hop(shop: Shop, applet: str, caller: str, line: str, **more: str) -> str:
     said = {
         "key": shop.credentials.applet_key,
-        "CallSid": f"by {caller} to {line}",
+        "CallSid": f"by-{caller}-to-{line}",
         "CallFrom": caller,
         "CallTo": line,
     }

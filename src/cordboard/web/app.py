@@ -134,7 +134,7 @@ def _tell(exc_info: object) -> None:
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     if isinstance(error, BaseException):
         places = traceback.extract_tb(error.__traceback__)
-        stack = [f"{Path(place.filename).name}:{place.lineno} {place.name}" for place in places]
-        _log.warning("http.error", error=type(error).__name__, stack=stack)
+        frames = [f"{Path(place.filename).name}:{place.lineno} {place.name}" for place in places]
+        _log.warning("http.error", error=type(error).__name__, frames=frames)
     else:
         _log.warning("http.error")

@@ -171,7 +171,7 @@ def problem_of(error: Exception) -> Problem:
             )
             return Problem(Code.INTERNAL, message, 503, headers=RETRY_SOON)
         case _:
-            _log.error("http.fault", error=type(error).__name__, stack=_stack_of(error))
+            _log.error("http.fault", error=type(error).__name__, frames=_frames_of(error))
             return Problem(Code.INTERNAL, "Internal error; it was logged.")
 
 
@@ -250,7 +250,7 @@ async def expect_continue(request: web.Request) -> web.StreamResponse | None:
     return None
 
 
-def _stack_of(error: BaseException) -> list[str]:
+def _frames_of(error: BaseException) -> list[str]:
     """Where it was raised, in words that hold no value of a variable."""
     frames = traceback.extract_tb(error.__traceback__)
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
