@@ -269,12 +269,14 @@ class Database:
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:
         """A connection of the pool. One that was lost, or whose work was given up, is cut: it may hang."""
-        if self._pool is None:
+        # The database may be closed while the connection is out.
+        pool = self._pool
+        if pool is None:
             raise DatabaseAway("not connected")
         if not self.is_up:
             raise DatabaseAway("known to be away")
         try:
-            connection = await self._pool.acquire(timeout=CONNECT_TIMEOUT_S)
+            connection = await pool.acquire(timeout=CONNECT_TIMEOUT_S)
         except _AWAY:
             self.suspect()
             raise
@@ -289,7 +291,7 @@ class Database:
             raise
         finally:
             self._in_use.discard(connection)
-            await self._pool.release(connection, timeout=CONNECT_TIMEOUT_S)
+            await pool.release(connection, timeout=CONNECT_TIMEOUT_S)
 
     def _lose(self, connection: Connection) -> None:
         _cut(connection)
