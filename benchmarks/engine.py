@@ -17,7 +17,7 @@ import aiohttp
 import orjson
 
 from benchmarks.cores import Cores, cpu_s, descendants, until_quiet
-from benchmarks.generator import Load, drive
+from benchmarks.generator import Load, drive, pace
 from cordboard.settings import SHARED_MEMORY
 from cordboard.simulator.client import Client, Credentials
 from cordboard.simulator.engine import EngineProcess
@@ -26,6 +26,8 @@ from cordboard.simulator.wire import basic
 TENANT: Final = "acme1m"
 VIRTUAL_NUMBERS: Final = tuple(range(80_0000_0000, 80_0000_0020))
 CLIENTS: Final = 32
+# Where receivers of events listen.
+CALLS_BACK: Final = "127.0.0.1"
 
 # Ten digits after the country code; each block has room for more than a run needs.
 LISTED_A, LISTED_B, STRANGERS, LATER_A, LATER_B = (first * 1_0000_0000 for first in (98, 97, 96, 88, 87))
@@ -45,6 +47,15 @@ class Engine:
         """A run, and all that it leaves to be done behind its replies."""
         before_s = cpu_s(self.process.pid)
         load = await drive(self.address, connections, requests, seconds, ending=ending)
+        await self.settle()
+        return Measured(load, (cpu_s(self.process.pid) - before_s) / load.requests * 1e6)
+
+    async def measure_at(
+        self, per_second: float, requests: Iterator[bytes], seconds: float, *, ending: bytes = b""
+    ) -> Measured:
+        """The same in an open loop."""
+        before_s = cpu_s(self.process.pid)
+        load = await pace(self.address, CLIENTS, requests, per_second, seconds, ending=ending)
         await self.settle()
         return Measured(load, (cpu_s(self.process.pid) - before_s) / load.requests * 1e6)
 
@@ -72,6 +83,7 @@ async def running_engine(cores: Cores, allocations: int) -> AsyncIterator[Engine
         "CORDBOARD_ADMIN_TOKEN": admin_token,
         "CORDBOARD_BOARD_DIR": str(board),
         "CORDBOARD_LOG_LEVEL": "info",
+        "CORDBOARD_CALLBACK_ALLOW": CALLS_BACK,
     }
     process = EngineProcess(directory / "data", environment)
     try:

@@ -1,4 +1,5 @@
-"""A closed loop of keep-alive connections: each sends its next request when it has its last reply.
+"""Keep-alive connections in a closed loop, where each sends its next request when it has its last reply,
+or in an open one, where requests are sent at a rate, whatever has become of those before them.
 
 Nothing here parses HTTP beyond the length of a reply, and requests come as bytes that are ready to be sent:
 the generator has to be faster than what it measures, and `benchmarks.passthru` prints by how much it is.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, cast
@@ -73,6 +75,46 @@ async def drive(
     return Load(sorted(run.latencies_ns), elapsed_s)
 
 
+async def pace(
+    address: tuple[str, int],
+    connections: int,
+    requests: Iterator[bytes],
+    per_second: float,
+    seconds: float,
+    *,
+    ending: bytes = b"",
+) -> Load:
+    """Send `per_second` of `requests` for `seconds`. A request that finds all connections busy waits, and its
+    latency counts from then. Raises UnexpectedReply, OSError.
+    """
+    loop = asyncio.get_running_loop()
+    run = _PacedRun(requests, ending)
+    clients: list[_PacedClient] = []
+    for _ in range(connections):
+        _, client = await loop.create_connection(lambda: _PacedClient(run, loop.create_future()), *address)
+        clients.append(client)
+    run.idle.extend(clients)
+    gc.collect()
+    gc.disable()
+    try:
+        started_ns = time.perf_counter_ns()
+        async with asyncio.TaskGroup() as tasks:
+            sending = tasks.create_task(run.send(per_second, seconds))
+            await asyncio.wait({sending, *(client.done for client in clients)}, return_when="FIRST_COMPLETED")
+            if not sending.done():
+                sending.cancel()
+        for client in clients:
+            if client.done.done():
+                client.done.result()
+        elapsed_s = (time.perf_counter_ns() - started_ns) / 1e9
+    finally:
+        gc.enable()
+        for client in clients:
+            client.done.cancel()
+            client.close()
+    return Load(sorted(run.latencies_ns), elapsed_s)
+
+
 class _Run:
     """What the connections of one run share."""
 
@@ -128,3 +170,35 @@ class _Client(asyncio.Protocol):
 
     def close(self) -> None:
         self._transport.close()
+
+
+class _PacedRun(_Run):
+    def __init__(self, requests: Iterator[bytes], ending: bytes) -> None:
+        super().__init__(requests, ending)
+        self.idle: list[_PacedClient] = []
+        # When each request came that no connection was free for.
+        self.waiting: deque[int] = deque()
+
+    async def send(self, per_second: float, seconds: float) -> None:
+        count = int(per_second * seconds)
+        started_ns = time.perf_counter_ns()
+        for n in range(count):
+            ahead_s = n / per_second - (time.perf_counter_ns() - started_ns) / 1e9
+            if ahead_s > 0:
+                await asyncio.sleep(ahead_s)
+            self.waiting.append(time.perf_counter_ns())
+            if self.idle:
+                self.idle.pop().send_next()
+        while len(self.latencies_ns) < count:  # noqa: ASYNC110 - no reply should pay for telling.
+            await asyncio.sleep(0.01)
+
+
+class _PacedClient(_Client):
+    _run: _PacedRun
+
+    def send_next(self) -> None:
+        if not self._run.waiting:
+            self._run.idle.append(self)
+            return
+        self._sent_at_ns = self._run.waiting.popleft()
+        self._transport.write(next(self._run.requests))

@@ -118,6 +118,8 @@ CREATE INDEX allocation_to_expire ON allocation (cell, expires_at) WHERE state =
 -- For the lists, newest first.
 CREATE INDEX allocation_by_age ON allocation (cell, tenant_id, product, state, created_at, id);
 CREATE INDEX allocation_by_client_id ON allocation (cell, tenant_id, product, client_id, created_at, id);
+-- For the retention, oldest first.
+CREATE INDEX allocation_by_release ON allocation (cell, tenant_id, released_at) WHERE state = 'vault';
 
 -- Which allocations a VN carries or has carried, for the lists: routes and PINs go when an allocation is vaulted,
 -- and its arrays cannot be indexed by age. A VN that was taken from an allocation stays; who reads this looks
@@ -237,11 +239,14 @@ CREATE TABLE idempotent_answer (
     body_digest   bytea       NOT NULL CHECK (length(body_digest) = 32),
     allocation_id uuid        NOT NULL,
     answer        bytea       NOT NULL,
+    -- The id of the data key that `answer` is sealed with; NULL: with none.
+    sealed_with   text,
     created_at    timestamptz NOT NULL,
     PRIMARY KEY (cell, tenant_id, key),
     FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id)
 );
 CREATE INDEX idempotent_answer_by_age ON idempotent_answer (cell, created_at);
+CREATE INDEX idempotent_answer_sealed ON idempotent_answer (cell, sealed_with) WHERE sealed_with IS NOT NULL;
 
 -- ── calls ────────────────────────────────────────────────────────────────────
 
@@ -252,6 +257,8 @@ CREATE TABLE verification (
     call_sid       text        NOT NULL,
     virtual_number bigint      NOT NULL,
     caller         bigint      NOT NULL,
+    -- Tells equal entries of a call for as long as the call may go on, and whoever tries all PINs which it was;
+    -- afterwards 17 random bytes.
     digits_digest  bytea       NOT NULL,
     outcome        text        NOT NULL CHECK (outcome IN ('success', 'failure')),
     reason         text        NOT NULL CHECK (reason IN ('right_pin', 'wrong_pin')),
@@ -264,6 +271,8 @@ CREATE TABLE verification (
     CHECK ((outcome = 'success') = (reason = 'right_pin'))
 );
 CREATE INDEX verification_by_time ON verification (cell, verified_at);
+-- Those of the last hours, whose digits could still be told.
+CREATE INDEX verification_with_digits ON verification (cell, verified_at) WHERE length(digits_digest) <= 16;
 -- For the lists, newest first. The outcome comes before the time, so that the rare one is not looked for among
 -- the others; who wants both reads two ranges.
 CREATE INDEX verification_by_age ON verification
@@ -275,6 +284,20 @@ CREATE INDEX verification_by_vn ON verification
 CREATE INDEX verification_of_allocation ON verification
     (cell, allocation_id, verified_at, call_sid, virtual_number, caller, digits_digest)
     WHERE allocation_id IS NOT NULL;
+
+-- Windows of wrong PINs that an operator lifted: failures until then count no more in them. Number 0: the
+-- scope has none.
+CREATE TABLE throttle_cleared (
+    cell      smallint    NOT NULL,
+    tenant_id text        NOT NULL,
+    scope     text        NOT NULL CHECK (scope IN ('caller', 'vn', 'tenant', 'all')),
+    number    bigint      NOT NULL,
+    at        timestamptz NOT NULL,
+    PRIMARY KEY (cell, tenant_id, scope, number),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id),
+    -- Callers and VNs are numbers; the tenant and all of its windows are not.
+    CHECK ((scope IN ('caller', 'vn')) = (number <> 0))
+);
 
 -- One row for each caller and VN of a call, with the last decision about it.
 CREATE TABLE call (
@@ -321,6 +344,7 @@ CREATE TABLE call_end (
     ended_at             timestamptz NOT NULL,
     PRIMARY KEY (cell, tenant_id, call_sid)
 );
+CREATE INDEX call_end_by_age ON call_end (cell, tenant_id, ended_at);
 
 -- ── what others are told ─────────────────────────────────────────────────────
 
@@ -337,7 +361,8 @@ CREATE TABLE event_subject (
 CREATE TABLE event_once (
     cell       smallint    NOT NULL,
     tenant_id  text        NOT NULL,
-    once_key   text        NOT NULL,
+    -- Compared by its bytes, so that the keys of one allocation are a range.
+    once_key   text        COLLATE "C" NOT NULL,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (cell, tenant_id, once_key)
 );
@@ -356,9 +381,17 @@ CREATE TABLE event (
     endpoint     text        NOT NULL,
     -- What happened; webhooks/payloads.py words it as the documented body.
     facts        jsonb       NOT NULL,
+    -- Whole until it is told; afterwards masked, or sealed with the data key of that id.
+    facts_are    text        NOT NULL DEFAULT 'whole' CHECK (facts_are IN ('whole', 'masked', 'sealed')),
+    sealed_with  text,
+    -- It tells of somebody who was erased meanwhile: masked when it is finished, whatever key there is.
+    is_masked_after boolean  NOT NULL DEFAULT false,
     state        text        NOT NULL CHECK (state IN ('pending', 'delivered', 'dead')),
     -- Attempts begun, which also tells a sender from the one that took over its lease.
     attempts     integer     NOT NULL DEFAULT 0,
+    -- When somebody asked for it to be told again, and the attempts until then: the schedule starts anew.
+    replayed_at  timestamptz,
+    attempts_before_replay integer NOT NULL DEFAULT 0,
     -- NULL while an earlier event of the subject is pending, which sets it when it is finished.
     due_at       timestamptz,
     leased_until timestamptz,
@@ -369,12 +402,51 @@ CREATE TABLE event (
     -- The events of a subject are told one after the other.
     UNIQUE (cell, tenant_id, subject, seq),
     -- What is pending has no end, and what has an end is not pending.
-    CHECK ((state = 'pending') = (finished_at IS NULL))
+    CHECK ((state = 'pending') = (finished_at IS NULL)),
+    CHECK ((facts_are = 'sealed') = (sealed_with IS NOT NULL)),
+    -- What is masked cannot be told any more, so nobody makes it pending again.
+    CHECK (state <> 'pending' OR facts_are <> 'masked')
 );
 -- By endpoint, so that the backlog of one that is down is stepped over and not read through.
 CREATE INDEX event_due ON event (cell, tenant_id, endpoint_key, due_at)
     WHERE state = 'pending' AND due_at IS NOT NULL;
 CREATE INDEX event_pending_of_subject ON event (cell, tenant_id, subject, seq) WHERE state = 'pending';
+-- For the retention, oldest first.
+CREATE INDEX event_by_end ON event (cell, tenant_id, finished_at) WHERE finished_at IS NOT NULL;
+-- Few: what is dead and may be told again, and what an engine before this rule has left.
+CREATE INDEX event_whole ON event (cell, state, finished_at) WHERE finished_at IS NOT NULL AND facts_are = 'whole';
+CREATE INDEX event_sealed ON event (cell, sealed_with) WHERE sealed_with IS NOT NULL;
+-- For lists and replays: every state and kind is a range of its own, however rare it is among the others.
+CREATE INDEX event_list ON event (cell, tenant_id, state, kind, created_at, id);
+
+-- Every attempt to deliver an event: what was answered, or why nothing was. No address, nothing that was sent.
+CREATE TABLE event_attempt (
+    cell     smallint    NOT NULL,
+    event_id uuid        NOT NULL,
+    attempt  integer     NOT NULL,
+    at       timestamptz NOT NULL,
+    status   smallint,
+    ms       integer     NOT NULL CHECK (ms >= 0),
+    error    text        CHECK (error IN ('refused', 'timed_out', 'unreachable', 'forbidden', 'bad_endpoint',
+                                          'not_worded', 'expired')),
+    PRIMARY KEY (cell, event_id, attempt),
+    -- An event that is erased takes its attempts along.
+    FOREIGN KEY (cell, event_id) REFERENCES event (cell, id) ON DELETE CASCADE
+);
+
+-- What a tenant's events are signed with. Kept readable, because a signature is made with the secret itself.
+CREATE TABLE webhook_secret (
+    cell       smallint    NOT NULL,
+    tenant_id  text        NOT NULL,
+    id         uuid        NOT NULL,
+    secret     text,
+    created_at timestamptz NOT NULL,
+    retired_at timestamptz,
+    PRIMARY KEY (cell, tenant_id, id),
+    FOREIGN KEY (cell, tenant_id) REFERENCES tenant (cell, id) ON DELETE CASCADE,
+    -- A retired secret signs nothing more, so it is kept by its id alone.
+    CHECK ((secret IS NULL) = (retired_at IS NOT NULL))
+);
 
 -- The feed: what changed, in commit order, without gaps within a cell (scale.md A.4).
 CREATE TABLE feed_head (

@@ -1,18 +1,18 @@
 -- name: keep_answers
 -- An answer kept longer than its time makes way for another under the same key.
-INSERT INTO idempotent_answer (cell, tenant_id, key, body_digest, allocation_id, answer, created_at)
-SELECT $1, kept.tenant_id, kept.key, kept.body_digest, kept.allocation_id, kept.answer, $7
-FROM unnest($2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::bytea[])
-    AS kept (tenant_id, key, body_digest, allocation_id, answer)
+INSERT INTO idempotent_answer (cell, tenant_id, key, body_digest, allocation_id, answer, sealed_with, created_at)
+SELECT $1, kept.tenant_id, kept.key, kept.body_digest, kept.allocation_id, kept.answer, kept.sealed_with, $7
+FROM unnest($2::text[], $3::text[], $4::bytea[], $5::uuid[], $6::bytea[], $9::text[])
+    AS kept (tenant_id, key, body_digest, allocation_id, answer, sealed_with)
 ORDER BY kept.tenant_id, kept.key
 ON CONFLICT (cell, tenant_id, key) DO UPDATE
 SET body_digest = excluded.body_digest, allocation_id = excluded.allocation_id, answer = excluded.answer,
-    created_at = excluded.created_at
+    sealed_with = excluded.sealed_with, created_at = excluded.created_at
 WHERE idempotent_answer.created_at < $8
 RETURNING allocation_id;
 
 -- name: kept_answer
-SELECT body_digest, answer
+SELECT body_digest, answer, sealed_with
 FROM idempotent_answer
 WHERE cell = $1 AND tenant_id = $2 AND key = $3 AND created_at >= $4;
 

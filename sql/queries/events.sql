@@ -87,7 +87,7 @@ ORDER BY lane.due_at, lane.tenant_id, lane.endpoint_key;
 
 -- name: claim
 -- That no earlier event of the subject is pending follows from `due_at`. It is looked at again, because
--- an order once broken cannot be mended.
+-- an order once broken cannot be mended. With $7, only those that were begun to be told before it.
 WITH due AS MATERIALIZED (
     SELECT first.id
     FROM unnest($2::text[], $3::text[]) AS lane (tenant_id, endpoint_key)
@@ -97,6 +97,7 @@ WITH due AS MATERIALIZED (
         WHERE event.cell = $1 AND event.tenant_id = lane.tenant_id AND event.endpoint_key = lane.endpoint_key
             AND event.state = 'pending' AND event.due_at <= $4
             AND (event.leased_until IS NULL OR event.leased_until <= $4)
+            AND ($7::timestamptz IS NULL OR coalesce(event.replayed_at, event.created_at) < $7)
             AND event.seq = (
                 SELECT min(pending.seq)
                 FROM event AS pending
@@ -114,37 +115,189 @@ SET leased_until = $5, attempts = event.attempts + 1
 FROM due
 WHERE event.cell = $1 AND event.id = due.id
 RETURNING event.cell, event.id, event.tenant_id, event.subject, event.seq, event.product, event.kind, event.facts,
-    event.attempts, event.due_at, event.created_at,
+    event.attempts, event.attempts_before_replay, event.due_at, event.created_at, event.replayed_at,
     coalesce(
         (SELECT nullif(tenant.settings ->> event.endpoint_key, '')
          FROM tenant WHERE tenant.cell = $1 AND tenant.id = event.tenant_id),
         event.endpoint
-    ) AS endpoint;
+    ) AS endpoint,
+    ARRAY(
+        SELECT webhook_secret.secret
+        FROM webhook_secret
+        WHERE webhook_secret.cell = $1 AND webhook_secret.tenant_id = event.tenant_id
+            AND webhook_secret.retired_at IS NULL
+        ORDER BY webhook_secret.created_at, webhook_secret.id
+    ) AS secrets;
 
--- name: lock_subject
-SELECT seq FROM event_subject WHERE cell = $1 AND tenant_id = $2 AND subject = $3 FOR UPDATE;
+-- name: lock_subjects
+-- By a statement of its own, so that the following ones see what was committed before the lock was ours.
+SELECT event_subject.seq
+FROM event_subject
+JOIN unnest($2::text[], $3::text[]) AS asked (tenant_id, subject)
+    ON event_subject.tenant_id = asked.tenant_id AND event_subject.subject = asked.subject
+WHERE event_subject.cell = $1
+ORDER BY event_subject.tenant_id, event_subject.subject
+FOR UPDATE OF event_subject;
 
--- name: finish
+-- name: settle
+-- What became of attempts. An event that is given back is not due if an earlier one of its subject was
+-- replayed meanwhile: that one makes it due when it is finished. What is leased is pending; saying so by `state`
+-- lets the planner take the index of what is pending for a short one, and read it through for each id.
 UPDATE event
-SET state = $4, last_result = $5, finished_at = $6, leased_until = NULL
-WHERE cell = $1 AND id = $2 AND attempts = $3 AND state = 'pending'
-RETURNING id;
+SET state = new.state, last_result = new.result, leased_until = NULL,
+    finished_at = CASE WHEN new.state <> 'pending' THEN $7::timestamptz END,
+    due_at = CASE
+        WHEN new.state <> 'pending' THEN event.due_at
+        WHEN event.seq = (
+            SELECT min(pending.seq)
+            FROM event AS pending
+            WHERE pending.cell = $1 AND pending.tenant_id = event.tenant_id
+                AND pending.subject = event.subject AND pending.state = 'pending'
+        ) THEN new.due_at
+    END,
+    -- What is given back is kept as it is, and what was sealed stays so through a replay.
+    facts = CASE
+        WHEN new.state = 'pending' THEN event.facts
+        WHEN event.is_masked_after THEN new.masked
+        WHEN event.facts_are = 'sealed' THEN event.facts
+        ELSE new.facts
+    END,
+    facts_are = CASE
+        WHEN new.state = 'pending' THEN event.facts_are
+        WHEN event.is_masked_after THEN 'masked'
+        WHEN event.facts_are = 'sealed' THEN 'sealed'
+        ELSE new.facts_are
+    END,
+    sealed_with = CASE
+        WHEN new.state = 'pending' THEN event.sealed_with
+        WHEN event.is_masked_after THEN NULL
+        WHEN event.facts_are = 'sealed' THEN event.sealed_with
+        ELSE new.sealed_with
+    END
+FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::timestamptz[], $6::text[], $8::jsonb[], $9::jsonb[],
+        $10::text[], $11::text[])
+    AS new (id, attempt, state, due_at, result, masked, facts, facts_are, sealed_with)
+WHERE event.cell = $1 AND event.id = new.id AND event.attempts = new.attempt AND event.leased_until IS NOT NULL
+RETURNING event.id, event.attempts;
 
--- name: retry
-UPDATE event
-SET due_at = $4, last_result = $5, leased_until = NULL
-WHERE cell = $1 AND id = $2 AND attempts = $3 AND state = 'pending'
-RETURNING id;
+-- name: log_attempts
+-- Those of a lost lease, too: they were made. Their event may have been erased meanwhile.
+INSERT INTO event_attempt (cell, event_id, attempt, at, status, ms, error)
+SELECT $1, new.event_id, new.attempt, new.at, new.status, new.ms, new.error
+FROM unnest($2::uuid[], $3::integer[], $4::timestamptz[], $5::smallint[], $6::integer[], $7::text[])
+    AS new (event_id, attempt, at, status, ms, error)
+JOIN event ON event.cell = $1 AND event.id = new.event_id
+ON CONFLICT DO NOTHING;
 
--- name: next_of_subject
+-- name: next_of_subjects
 UPDATE event
 SET due_at = $4
-WHERE cell = $1 AND tenant_id = $2 AND subject = $3 AND due_at IS NULL AND state = 'pending'
-    AND seq = (
-        SELECT min(pending.seq)
-        FROM event AS pending
-        WHERE pending.cell = $1 AND pending.tenant_id = $2 AND pending.subject = $3 AND pending.state = 'pending'
-    );
+FROM unnest($2::text[], $3::text[]) AS ended (tenant_id, subject)
+CROSS JOIN LATERAL (
+    SELECT pending.id, pending.due_at
+    FROM event AS pending
+    WHERE pending.cell = $1 AND pending.tenant_id = ended.tenant_id AND pending.subject = ended.subject
+        AND pending.state = 'pending'
+    ORDER BY pending.cell, pending.tenant_id, pending.subject, pending.seq
+    LIMIT 1
+) AS first
+WHERE event.cell = $1 AND event.id = first.id AND first.due_at IS NULL;
+
+-- name: events
+-- A page of a list, newest first; every state and kind that is wanted is a range of its own.
+SELECT page.created_at, page.id
+FROM unnest($3::text[]) AS wanted_state (state)
+CROSS JOIN unnest($4::text[]) AS wanted_kind (kind)
+CROSS JOIN LATERAL (
+    SELECT event.created_at, event.id
+    FROM event
+    WHERE event.cell = $1 AND event.tenant_id = $2 AND event.state = wanted_state.state
+        AND event.kind = wanted_kind.kind
+        AND event.created_at >= $5 AND (event.created_at, event.id) < ($6, $7)
+    ORDER BY event.created_at DESC, event.id DESC
+    LIMIT $8
+) AS page
+ORDER BY page.created_at DESC, page.id DESC
+LIMIT $8;
+
+-- name: events_at
+SELECT event.id, event.subject, event.seq, event.product, event.kind, event.state, event.attempts, event.due_at,
+    event.created_at, event.replayed_at, event.finished_at, event.last_result, event.facts, event.facts_are,
+    coalesce(nullif(tenant.settings ->> event.endpoint_key, ''), event.endpoint) AS endpoint
+FROM event
+LEFT JOIN tenant ON tenant.cell = $1 AND tenant.id = event.tenant_id
+WHERE event.cell = $1 AND event.tenant_id = $2 AND event.id = ANY($3::uuid[])
+ORDER BY event.created_at DESC, event.id DESC;
+
+-- name: attempts_of
+SELECT attempt, at, status, ms, error
+FROM event_attempt
+WHERE cell = $1 AND event_id = $2
+ORDER BY attempt DESC
+LIMIT $3;
+
+-- name: subject_of
+SELECT subject FROM event WHERE cell = $1 AND tenant_id = $2 AND id = $3;
+
+-- name: state_of
+SELECT state FROM event WHERE cell = $1 AND tenant_id = $2 AND id = $3;
+
+-- name: finished_subjects
+-- The subjects of the next events to replay, in the order in which they were told of. Masked ones are stepped
+-- over by whoever asks, so that a step stays a short one however many there are.
+SELECT page.created_at, page.id, page.subject, page.facts_are
+FROM unnest($4::text[]) AS wanted (kind)
+CROSS JOIN LATERAL (
+    SELECT event.created_at, event.id, event.subject, event.facts_are
+    FROM event
+    WHERE event.cell = $1 AND event.tenant_id = $2 AND event.state = $3 AND event.kind = wanted.kind
+        AND event.created_at < $5 AND (event.created_at, event.id) > ($6, $7)
+        AND (event.replayed_at IS NULL OR event.replayed_at < $8)
+    ORDER BY event.created_at, event.id
+    LIMIT $9
+) AS page
+ORDER BY page.created_at, page.id
+LIMIT $9;
+
+-- name: lock_due
+-- So that what is claimed is claimed before or after, and not in between. In the order of the ids, like
+-- nobody else, because a claim waits for no lock.
+SELECT id
+FROM event
+WHERE cell = $1 AND tenant_id = $2 AND subject = ANY($3::text[]) AND state = 'pending' AND due_at IS NOT NULL
+ORDER BY id
+FOR UPDATE;
+
+-- name: replay_one
+UPDATE event
+SET state = 'pending', replayed_at = $4, attempts_before_replay = attempts, finished_at = NULL, due_at = NULL
+WHERE cell = $1 AND tenant_id = $2 AND id = $3 AND state <> 'pending' AND facts_are <> 'masked'
+RETURNING id;
+
+-- name: replay_of_subjects
+UPDATE event
+SET state = 'pending', replayed_at = $7, attempts_before_replay = attempts, finished_at = NULL, due_at = NULL
+WHERE cell = $1 AND tenant_id = $2 AND subject = ANY($3::text[]) AND state = $4
+    AND created_at >= $5 AND created_at < $6
+    AND (replayed_at IS NULL OR replayed_at < $7) AND facts_are <> 'masked'
+RETURNING id;
+
+-- name: arrange_subjects
+-- After a replay: the first pending event of each subject is due, and none of the others is. One of those may
+-- be under way: then the first waits for as long as that may take.
+UPDATE event
+SET due_at = CASE WHEN event.seq = first.seq THEN first.free_at END
+FROM (
+    SELECT pending.subject, min(pending.seq) AS seq,
+        greatest($4::timestamptz, max(pending.leased_until)) AS free_at
+    FROM event AS pending
+    WHERE pending.cell = $1 AND pending.tenant_id = $2 AND pending.subject = ANY($3::text[])
+        AND pending.state = 'pending'
+    GROUP BY pending.subject
+) AS first
+WHERE event.cell = $1 AND event.tenant_id = $2 AND event.subject = first.subject AND event.state = 'pending'
+    AND (event.seq = first.seq) = (event.due_at IS NULL)
+    AND (event.leased_until IS NULL OR event.leased_until <= $4);
 
 -- name: pending_count
 SELECT coalesce(sum(pending.events), 0)::bigint

@@ -21,7 +21,7 @@ JOIN verification ON verification.cell = $1 AND verification.tenant_id = call.te
 ORDER BY verification.verified_at;
 
 -- name: recent_failures
-SELECT tenant_id, virtual_number, caller, verified_at
+SELECT tenant_id, call_sid, virtual_number, caller, digits_digest, verified_at
 FROM verification
 WHERE cell = ANY($1::smallint[]) AND verified_at > $2 AND outcome = 'failure'
 ORDER BY verified_at;

@@ -37,6 +37,18 @@ DELETE FROM credential WHERE cell = $1 AND tenant_id = $2 AND kind = $3 AND id =
 -- name: credentials
 SELECT id, may_reveal, created_at FROM credential WHERE cell = $1 AND tenant_id = $2 AND kind = $3 ORDER BY created_at, id;
 
+-- name: insert_webhook_secret
+INSERT INTO webhook_secret (cell, tenant_id, id, secret, created_at) VALUES ($1, $2, $3, $4, $5);
+
+-- name: webhook_secrets
+SELECT id, created_at, retired_at FROM webhook_secret WHERE cell = $1 AND tenant_id = $2 ORDER BY created_at, id;
+
+-- name: retire_webhook_secret
+UPDATE webhook_secret
+SET secret = NULL, retired_at = $4
+WHERE cell = $1 AND tenant_id = $2 AND id = $3 AND retired_at IS NULL
+RETURNING id;
+
 -- name: insert_virtual_numbers
 INSERT INTO virtual_number (number, cell, tenant_id, region, type, flow_id, is_reserved, created_at)
 SELECT new.number, $1, $2, new.region, new.type, new.flow_id, new.is_reserved, $8
@@ -112,6 +124,12 @@ DELETE FROM virtual_number WHERE cell = $1 AND tenant_id = $2 RETURNING number;
 
 -- name: delete_tenant_credentials
 DELETE FROM credential WHERE cell = $1 AND tenant_id = $2;
+
+-- name: delete_tenant_throttles
+DELETE FROM throttle_cleared WHERE cell = $1 AND tenant_id = $2;
+
+-- name: delete_tenant_webhook_secrets
+DELETE FROM webhook_secret WHERE cell = $1 AND tenant_id = $2;
 
 -- name: delete_tenant_verifications
 DELETE FROM verification WHERE cell = $1 AND tenant_id = $2;

@@ -25,15 +25,23 @@ from cordboard.routing.numbers import E164, parse_number
 from cordboard.routing.tenant import parse_settings
 from cordboard.settings import Settings
 from cordboard.simulator import demo
-from cordboard.storage import provisioning
+from cordboard.storage import erasing, event_records, provisioning, sealing, throttles
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable, running_server
+from cordboard.storage.event_records import EventRecord
+from cordboard.storage.events import EventState
+from cordboard.storage.facts import EventKind
 from cordboard.storage.provisioning import CredentialKind
+from cordboard.storage.sealing import CannotOpen, DataKeyMissing, DataKeys
 from cordboard.telemetry import configure_logging
+from cordboard.web.account_time import iso_text
 from cordboard.web.admin import new_virtual_numbers
-from cordboard.web.query import WITHHELD_WORD
+from cordboard.web.errors import Refused
+from cordboard.web.events import event_data, shown_data
+from cordboard.web.query import LIMIT_DEFAULT, LIMIT_MAX, WITHHELD_WORD, span_of
 from cordboard.web.schemas import NewTenantBody, NewVirtualNumbersBody, checked
 from cordboard.web.tenant_settings import checked_settings
+from cordboard.webhooks.destinations import Destinations
 
 Result = TypeVar("Result")
 
@@ -57,7 +65,19 @@ key_app: Final = typer.Typer(help="Applet keys of a tenant.", no_args_is_help=Tr
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(vn_app, name="vn")
 app.add_typer(token_app, name="token")
+secret_app: Final = typer.Typer(
+    help="Webhook secrets of a tenant: what its events are signed with.", no_args_is_help=True
+)
+events_app: Final = typer.Typer(help="Events of a tenant, and their delivery.", no_args_is_help=True)
 app.add_typer(key_app, name="applet-key")
+app.add_typer(secret_app, name="webhook-secret")
+app.add_typer(events_app, name="events")
+data_key_app: Final = typer.Typer(
+    help="The keys that seal told events and kept answers [CORDBOARD_DATA_KEY].", no_args_is_help=True
+)
+app.add_typer(data_key_app, name="data-key")
+throttle_app: Final = typer.Typer(help="Windows of wrong PINs that may be full.", no_args_is_help=True)
+app.add_typer(throttle_app, name="throttle")
 
 _console = Console()
 
@@ -120,16 +140,67 @@ def explain_command(
         _console.print(_explanation_table(told))
 
 
+@app.command("erase")
+def erase_command(
+    number: Annotated[str, typer.Option(help="Whom, as +91…")],
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant only; by default of all.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and erase nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Erase one person everywhere, and say what was done. Broken off, it goes on when run again."""
+    settings = _settings(data_dir=data_dir)
+    configure_logging(settings.log_level)
+    keys = DataKeys(settings.data_keys())
+
+    async def erase(database: Database) -> erasing.Erased:
+        country = parse_settings({}).country
+        if tenant is not None:
+            country = parse_settings((await provisioning.get_tenant(database, tenant)).settings).country
+        parsed = _number(number, country)
+        return await erasing.erase(database, parsed, tenant, keys, _now_us(), is_dry_run=dry_run)
+
+    counts = _on_tenant(data_dir, erase).to_json()
+    if as_json:
+        print_json(counts)
+        return
+    table = Table("what", "would be erased" if dry_run else "erased")
+    for what, count in counts.items():
+        table.add_row(what.replace("_", " "), str(count))
+    _console.print(table)
+
+
+@data_key_app.command("new")
+def data_key_new() -> None:
+    """Print a fresh key; nothing is kept."""
+    sys.stdout.write(sealing.new_key() + "\n")
+
+
+@data_key_app.command("rotate")
+def data_key_rotate(data_dir: DataDir = None) -> None:
+    """Seal with the first key of CORDBOARD_DATA_KEY what is sealed with another one of them.
+
+    First every engine is started anew with the new key before the old one; when this is done, the old one
+    can go.
+    """
+    keys = DataKeys(_settings(data_dir=data_dir).data_keys())
+    if not keys:
+        _fail("CORDBOARD_DATA_KEY is not set")
+    count = _on_database(data_dir, lambda database: sealing.rotate(database, keys))
+    _console.print(f"sealed anew: {count['events']} events, {count['answers']} answers")
+
+
 @tenant_app.command("add")
 def tenant_add(
     tenant_id: str,
     settings: Annotated[str, typer.Option(help="Settings as a JSON object.")] = "{}",
     data_dir: DataDir = None,
 ) -> None:
-    """Make a tenant; its API token and applet key are shown now and never again."""
+    """Make a tenant; its API token, applet key and webhook secret are shown now and never again."""
     try:
         new = checked(NewTenantBody, {"id": tenant_id, "settings": orjson.loads(settings)})
-        given = checked_settings(new.settings or {})
+        destinations = Destinations.of_settings(_settings(data_dir=data_dir))
+        given = checked_settings(new.settings or {}, destinations)
     except orjson.JSONDecodeError:
         _fail("--settings: not JSON")
     except Unacceptable as refused:
@@ -140,7 +211,14 @@ def tenant_add(
         )
     except provisioning.TenantExists:
         _fail(f"tenant {tenant_id} exists already")
-    print_json({"id": tenant_id, "api_token": made.api_token.secret, "applet_key": made.applet_key.secret})
+    print_json(
+        {
+            "id": tenant_id,
+            "api_token": made.api_token.secret,
+            "applet_key": made.applet_key.secret,
+            "webhook_secret": made.webhook_secret.secret,
+        }
+    )
 
 
 @tenant_app.command("list")
@@ -302,6 +380,172 @@ _add_credential_commands(token_app, CredentialKind.API_TOKEN, "token_id", "api_t
 _add_credential_commands(key_app, CredentialKind.APPLET_KEY, "key_id", "applet_key")
 
 
+@throttle_app.command("list")
+def throttle_list(
+    tenant_id: str,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show callers' numbers whole.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the engine's answer as it is.")] = False,
+    url: Annotated[str | None, typer.Option(help="The engine; by default the one of the settings.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """The windows of wrong PINs of a running engine, the full ones first."""
+    settings = _settings(data_dir=data_dir)
+    query = {"reveal": "true"} if reveal else {}
+    told = _run(_ask_engine(settings, url, f"/admin/v1/tenants/{tenant_id}/throttles", query))
+    if as_json:
+        print_json(told)
+        return
+    table = Table("scope", "caller", "virtual number", "wrong PINs", "limit", "full until")
+    for window in told["windows"]:
+        is_withheld = window["scope"] == "caller" and window["caller"] is None
+        caller = "withheld" if is_withheld else window["caller"]
+        failures = str(window["failures"])
+        table.add_row(window["scope"], caller, window["vn"], failures, window["limit"], window["full_until"])
+    _console.print(table)
+
+
+@throttle_app.command("clear")
+def throttle_clear(
+    tenant_id: str,
+    caller: Annotated[str | None, typer.Option(help="Lift what stands against this caller.")] = None,
+    vn: Annotated[
+        str | None, typer.Option(help="Lift what stands on this number, also for withheld callers.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Lift everything of the tenant.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Let PINs be entered again: lift the tenant's own window, or a caller's, a number's, or all."""
+    if sum((caller is not None, vn is not None, everything)) > 1:
+        _fail("--caller, --vn and --all: at most one of them may be given")
+    by_caller = None if caller is None else _number(caller)
+    by_vn = None if vn is None else _number(vn)
+    scope = throttles.scope_of(by_caller, by_vn, is_all=everything)
+    _on_tenant(
+        data_dir, lambda database: throttles.lift(database, tenant_id, scope, by_caller or by_vn, _now_us())
+    )
+    _console.print(f"lifted for {tenant_id}: {'all' if scope is None else scope.value}")
+
+
+@secret_app.command("add")
+def secret_add(tenant_id: str, data_dir: DataDir = None) -> None:
+    """Make one; it is shown now and never again, and signs events beside the others from now on."""
+    made = _on_tenant(
+        data_dir, lambda database: provisioning.add_webhook_secret(database, tenant_id, _now_us())
+    )
+    print_json({"secret_id": str(made.id), "webhook_secret": made.secret})
+
+
+@secret_app.command("list")
+def secret_list(tenant_id: str, data_dir: DataDir = None) -> None:
+    """Their ids, and which of them sign no more."""
+    table = Table("secret_id", "made", "retired")
+    for secret in _on_tenant(
+        data_dir, lambda database: provisioning.list_webhook_secrets(database, tenant_id)
+    ):
+        retired = "" if secret.retired_at_us is None else iso_text(secret.retired_at_us)
+        table.add_row(str(secret.id), iso_text(secret.created_at_us), retired)
+    _console.print(table)
+
+
+@secret_app.command("delete")
+def secret_delete(tenant_id: str, id: UUID, data_dir: DataDir = None) -> None:
+    """Sign nothing more with one; the last one stays."""
+    _on_tenant(
+        data_dir, lambda database: provisioning.retire_webhook_secret(database, tenant_id, id, _now_us())
+    )
+    _console.print(f"{id} deleted")
+
+
+FromDate = Annotated[
+    str | None, typer.Option("--from", help="Written then or later: 2026-03-01, 2026-03-01 12:00:00.")
+]
+ToDate = Annotated[str | None, typer.Option("--to", help="Written then or earlier; that day included.")]
+
+
+@events_app.command("list")
+def events_list(
+    tenant_id: str,
+    state: Annotated[EventState | None, typer.Option(help="Only those.")] = None,
+    kind: Annotated[EventKind | None, typer.Option(help="Only those.")] = None,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    limit: Annotated[int, typer.Option(min=1, max=LIMIT_MAX, help="The newest so many.")] = LIMIT_DEFAULT,
+    data_dir: DataDir = None,
+) -> None:
+    """Events, the newest first: what became of them, and of their last attempt."""
+
+    async def read(database: Database) -> tuple[list[EventRecord], str]:
+        tenant = await provisioning.get_tenant(database, tenant_id)
+        zone = parse_settings(tenant.settings).timezone
+        span = span_of(from_date, to_date, zone)
+        page = await database.read_snapshot(
+            lambda connection: event_records.list_events(
+                connection, tenant.cell, tenant_id, state, kind, span, None, limit
+            )
+        )
+        return page.items, zone
+
+    events, zone = _on_tenant(data_dir, read)
+    keys = ("id", "kind", "subject", "seq", "state", "attempts", "endpoint", "created_at", "last_result")
+    table = Table(*keys)
+    for event in events:
+        told = event_data(event, zone)
+        table.add_row(*("" if told[key] is None else str(told[key]) for key in keys))
+    _console.print(table)
+
+
+@events_app.command("show")
+def events_show(
+    tenant_id: str,
+    event_id: UUID,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show numbers and PINs whole.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """One event with its attempts and its body."""
+    keys = DataKeys(_settings(data_dir=data_dir).data_keys())
+
+    async def read(database: Database) -> dict[str, Any]:
+        tenant = await provisioning.get_tenant(database, tenant_id)
+        event, attempts = await database.read_snapshot(
+            lambda connection: event_records.show_event(connection, tenant.cell, tenant_id, event_id)
+        )
+        return shown_data(event, attempts, parse_settings(tenant.settings).timezone, keys, is_whole=reveal)
+
+    print_json(_on_tenant(data_dir, read))
+
+
+@events_app.command("replay")
+def events_replay(
+    tenant_id: str,
+    event_id: Annotated[UUID | None, typer.Argument(help="One event; else those of a time range.")] = None,
+    state: Annotated[EventState, typer.Option(help="dead or delivered.")] = EventState.DEAD,
+    from_date: FromDate = None,
+    to_date: ToDate = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Let events be told again: before what their subjects have pending, and with a fresh schedule."""
+    if (event_id is None) == (from_date is None):
+        _fail("name either one event or a time range, with --from")
+    if state is EventState.PENDING:
+        _fail("--state: what is pending cannot be replayed")
+
+    async def replay(database: Database) -> int:
+        tenant = await provisioning.get_tenant(database, tenant_id)
+        now_us = _now_us()
+        if event_id is None:
+            span = span_of(from_date, to_date, parse_settings(tenant.settings).timezone)
+            return await event_records.replay_events(database, tenant.cell, tenant_id, state, span, now_us)
+        await database.write(
+            lambda connection: event_records.replay_event(
+                connection, tenant.cell, tenant_id, event_id, now_us
+            )
+        )
+        return 1
+
+    count = _on_tenant(data_dir, replay)
+    _console.print(f"{count} {'event' if count == 1 else 'events'} to be told again")
+
+
 def main() -> None:
     """The console script. Input is never checked by `assert`, but our own mistakes are."""
     if not __debug__:
@@ -319,8 +563,10 @@ def _run(work: Awaitable[Result]) -> Result:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run())
-    except (EngineAlreadyRunning, PostgresUnavailable, BadPostalTable) as refused:
+    except (EngineAlreadyRunning, PostgresUnavailable, BadPostalTable, DataKeyMissing) as refused:
         _fail(str(refused))
+    except CannotOpen:
+        _fail("something that was kept sealed was changed since; the database may be damaged")
     except DatabaseAway as away:
         _fail(f"the database cannot be reached ({away})")
     except OSError as error:
@@ -404,6 +650,18 @@ def _on_tenant(data_dir: Path | None, work: Callable[[Database], Awaitable[Resul
         _fail("the tenant has nothing under that id")
     except provisioning.HasLiveAllocations as refused:
         _fail(f"refused: {refused.count} live allocations")
+    except provisioning.TooManyWebhookSecrets:
+        _fail(f"refused: a tenant has at most {provisioning.WEBHOOK_SECRETS_MAX} webhook secrets")
+    except provisioning.LastWebhookSecret:
+        _fail("refused: it is the last one, and events would go unsigned; add another first")
+    except event_records.NoSuchEvent:
+        _fail("the tenant has no such event")
+    except event_records.StillPending:
+        _fail("the event is pending; what was not delivered yet cannot be replayed")
+    except event_records.EventMasked:
+        _fail("the event is masked; what it told is no longer kept, so it cannot be replayed")
+    except Refused as refused:
+        _fail(refused.problem.message)
 
 
 def _settings(**given: Any) -> Settings:
@@ -417,8 +675,8 @@ def _settings(**given: Any) -> Settings:
         _fail("; ".join(problems))
 
 
-def _number(text: str) -> E164:
-    number = parse_number(text, "IN")
+def _number(text: str, country: str = "IN") -> E164:
+    number = parse_number(text, country)
     if number is None:
         _fail(f"{text[:4]}…: not a telephone number")
     return number

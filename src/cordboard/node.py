@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import gc
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -15,29 +16,35 @@ from typing import Final
 
 import structlog
 
-from cordboard.clock import SECOND_US, Clock, SystemClock
+from cordboard.clock import Clock, SystemClock
 from cordboard.postal_table import load_postal_regions
 from cordboard.settings import Settings, admin_token, make_private_directory
-from cordboard.storage import outcomes
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
 from cordboard.storage.facts import EventKind
+from cordboard.storage.sealing import DataKeys, check_keys
+from cordboard.storage.spool import Spool
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.expiry import Expiry
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.retention import Retention
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantDirectory
-from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
+from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
 from cordboard.web.app import serving
+from cordboard.webhooks.destinations import Destinations
 from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
 
 # Requests under way have their own limit of 1 s; a bulk update of 100 items needs some more.
 SHUTDOWN_S: Final = 10.0
+# The database's connections, the board, deliveries under way, the log.
+DESCRIPTORS_BESIDE: Final = 256
 RESTART_PAUSE_S: Final = 1.0
 # 50,000 objects are some 5,000 calls, and some 3 ms to walk over.
 COLLECTOR_THRESHOLDS: Final = (50_000, 20, 100)
@@ -60,8 +67,8 @@ class Node:
 async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
     """A node from its database to its HTTP server, stopped in the reverse order.
 
-    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, BadPostalTable, OSError (the port is
-    taken, or the postal table cannot be read).
+    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable, OSError
+    (the port is taken, or the postal table cannot be read).
     """
     clock = clock or SystemClock()
     # Others may pass, for a database that root has to run as somebody else; what lies inside is private.
@@ -101,6 +108,7 @@ async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    _allow_connections(settings.connections_max)
     async with running_node(settings) as node:
         _tame_collector()
         announce(node)
@@ -108,6 +116,17 @@ async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
         await stop.wait()
         _log.info("node.stopping")
     _log.info("node.stopped")
+
+
+def _allow_connections(connections_max: int) -> None:
+    """Have as many descriptors as the connections need; systems begin with 1,024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_max + DESCRIPTORS_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < wanted:
+            _log.warning("node.few_descriptors", allowed=allowed, wanted=wanted)
 
 
 def _tame_collector() -> None:
@@ -136,28 +155,36 @@ async def _connected(database: Database) -> AsyncIterator[None]:
 async def running_switchboard(
     settings: Settings, database: Database, postgres: EmbeddedPostgres | None, clock: Clock
 ) -> AsyncIterator[Switchboard]:
-    """Everything but HTTP, over a migrated database. Raises DatabaseAway, BadPostalTable."""
+    """Everything but HTTP, over a migrated database. Raises DatabaseAway, DataKeyMissing, BadPostalTable."""
+    keys = DataKeys(settings.data_keys())
+    await database.read(lambda connection: check_keys(connection, keys))
     postal_regions = load_postal_regions(settings.postal_regions)
     metrics = Metrics()
     bell = Bell(database)
     directory = settings.node_dir()
     make_private_directory(directory)
-    keeper = BoardKeeper(database, bell, directory, clock)
+    throttle = Throttle()
+    keeper = BoardKeeper(database, bell, throttle, directory, clock)
     progress = ProgressTables(directory / "progress")
     records = CallRecords(database, metrics)
-    throttle = Throttle()
     sender = Sender(
         database,
         clock,
+        Destinations.of_settings(settings),
+        dead_after_s=settings.webhook_give_up_after_s,
         attempt_budget_s=settings.webhook_timeout_s,
         on_attempt=_count_attempts(metrics),
+        keys=keys,
     )
+    spool = Spool(settings.spool_dir, settings.spool_bytes_max)
+    recording = Recording(database, spool, metrics, clock, settings.answer_timeout_s, sender.wake, bell.ring)
     answering = CallAnswering(
-        database, keeper, progress, records, throttle, metrics, clock, sender.wake, bell.ring
+        database, keeper, progress, records, recording, throttle, metrics, clock, bell.ring
     )
     allocating = Allocating(
-        database, keeper, metrics, clock, settings.propagation_timeout_s, sender.wake, bell.ring
+        database, keeper, metrics, clock, settings.propagation_timeout_s, sender.wake, bell.ring, keys
     )
+    retention = Retention(database, clock, keys, settings.dead_letter_days)
     expiry = Expiry(database, progress, throttle, metrics, clock, sender.wake, bell.ring)
     switchboard = Switchboard(
         settings=settings,
@@ -168,20 +195,25 @@ async def running_switchboard(
         keeper=keeper,
         tenants=TenantDirectory(lambda: keeper.tables),
         records=records,
+        recording=recording,
+        throttle=throttle,
         answering=answering,
         allocating=allocating,
         postal_regions=postal_regions,
+        keys=keys,
+        wake_sender=sender.wake,
     )
+    settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    spool.open()
     await keeper.open()
     try:
-        since_us = clock.now_us() - WINDOW_S_MAX * SECOND_US
-        throttle.restore(
-            await database.read(lambda connection: outcomes.recent_failures(connection, since_us))
-        )
+        # What is on record of a call that goes on is on record before its next hop.
+        await recording.drain_at_start()
         async with asyncio.TaskGroup() as background:
             tasks = [
                 background.create_task(switchboard.run()),
                 background.create_task(expiry.run()),
+                background.create_task(retention.run()),
             ]
             if postgres is not None:
                 tasks.append(background.create_task(_keep_alive(postgres)))
@@ -197,6 +229,7 @@ async def running_switchboard(
                 for task in (*tasks, sending):
                     task.cancel()
     finally:
+        spool.close()
         progress.close()
         keeper.close()
 

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from cordboard.routing.model import LastEntry, Matched, Reason
+from cordboard.routing.model import LastEntry, Matched, Reason, ThrottleScope
 from cordboard.routing.numbers import E164, Pin
 
 # From a tenth of a millisecond, what a decision takes with all its HTTP, to the budget of 1 s.
@@ -120,11 +120,27 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.throttled = Counter(
-            "cordboard_throttled_total",
-            "Refusals because too many PINs were wrong.",
+        self.connections = Gauge(
+            "cordboard_connections",
+            "HTTP connections that are open.",
             registry=self.registry,
         )
+        self.throttled = Counter(
+            "cordboard_throttled_total",
+            "Refusals because too many PINs were wrong, by whose.",
+            ["scope"],
+            registry=self.registry,
+        )
+        self.throttles_full = Gauge(
+            "cordboard_throttles_full",
+            "Windows of wrong PINs that are full now: entries are refused for them.",
+            ["scope"],
+            registry=self.registry,
+        )
+        for scope in ThrottleScope:
+            # An alert on what has never happened needs a zero to compare with.
+            self.throttled.labels(scope.value)
+            self.throttles_full.labels(scope.value)
         self.pool_virtual_numbers = Gauge(
             "cordboard_pool_virtual_numbers",
             "Virtual numbers of a tenant, by what the engine may do with them.",
@@ -192,9 +208,34 @@ class Metrics:
             "Whether PostgreSQL answers (1) or not (0).",
             registry=self.registry,
         )
+        self.spool_records = Gauge(
+            "cordboard_spool_records",
+            "Outcomes and ends in the spool that the database does not have yet.",
+            registry=self.registry,
+        )
+        self.spool_bytes = Gauge(
+            "cordboard_spool_bytes",
+            "Size of the spool, in bytes; it is full at the setting spool_bytes_max.",
+            registry=self.registry,
+        )
+        self.spool_written = Counter(
+            "cordboard_spool_written_total",
+            "Outcomes and ends that went to the spool because the database was away.",
+            registry=self.registry,
+        )
+        self.spool_drained = Counter(
+            "cordboard_spool_drained_total",
+            "Outcomes and ends that the database took from the spool.",
+            registry=self.registry,
+        )
+        self.spool_set_aside = Gauge(
+            "cordboard_spool_set_aside",
+            "Pieces of the spool that could not be used and are kept beside it, for a person to look at.",
+            registry=self.registry,
+        )
         self.call_rows_dropped = Counter(
             "cordboard_call_rows_dropped_total",
-            "Records of plain connects lost because the database was away for too long.",
+            "Records of decisions lost: the database was away for too long, or refuses them.",
             registry=self.registry,
         )
 

@@ -28,14 +28,14 @@ async def test_a_tenant_is_made_with_its_secrets_and_shown_without_them(client: 
     tenant_id = a_tenant_id()
     made = await client.admin("POST", "/tenants", {"id": tenant_id, "settings": {"max_pin_attempts": 2}})
     assert made.status == 201
-    assert set(made.body) == {"id", "api_token", "applet_key"}
+    assert set(made.body) == {"id", "api_token", "applet_key", "webhook_secret"}
     assert made.body["id"] == tenant_id
     shown = await client.admin("GET", f"/tenants/{tenant_id}")
     assert shown.status == 200
     assert shown.body["settings"] == {"max_pin_attempts": 2}
     listed = await client.admin("GET", "/tenants")
     assert tenant_id in {tenant["id"] for tenant in listed.body["tenants"]}
-    for secret in (made.body["api_token"], made.body["applet_key"]):
+    for secret in (made.body["api_token"], made.body["applet_key"], made.body["webhook_secret"]):
         assert len(secret) >= 22, "128 bits as text"
         assert secret not in repr((shown, listed))
 

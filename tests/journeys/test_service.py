@@ -21,7 +21,7 @@ from cordboard.simulator.client import Client, Credentials
 from cordboard.simulator.engine import EngineDidNotStart, EngineProcess
 from cordboard.simulator.platform import Applet, KeyPlace
 from cordboard.simulator.receiver import WAIT_S, EventKind, Receiver
-from cordboard.storage.embedded import EmbeddedPostgres, running_server
+from cordboard.storage.embedded import running_server
 
 from .conftest import MakeEngine
 from .world import ADMIN_TOKEN, PIN, WRONG_PINS, Call, Tenant, a_line, a_person, make_tenant, raw_exchange
@@ -203,53 +203,6 @@ async def verifications(engine: EngineProcess, credentials: Credentials) -> list
         )
     finally:
         await connection.close()
-
-
-async def test_with_the_database_away_listed_callers_are_connected_and_nothing_else_is_promised(
-    tmp_path: Path, session: aiohttp.ClientSession, receiver: Receiver, fresh_engine: MakeEngine, at: At
-) -> None:
-    postgres = EmbeddedPostgres(tmp_path / "elsewhere")
-    await postgres.start()
-    try:
-        engine = fresh_engine(CORDBOARD_DATABASE_URL=postgres.dsn)
-        await engine.start()
-        tenant = await make_tenant(at(engine), session, receiver)
-        agent, customer = a_person(), a_person()
-        made = await tenant.allocate([agent], [customer])
-        verified, stranger = tenant.call(a_person()), tenant.call(a_person())
-        assert await verified.enter(PIN) == "connect"
-        await stranger.gather()
-        # A delivery whose result could not be written would come again, and late.
-        assert len(await tenant.all_events(EventKind.VERIFIED)) == 1
-        await postgres.stop()
-
-        assert await tenant.call(agent).targets() == [customer, verified.caller]
-        assert await verified.targets() == [agent], "the success was recorded"
-        assert await stranger.select(PIN) == "reject"
-        assert (await stranger.passthru(PIN)).status == 302
-        assert (await stranger.connect(PIN)).status == 503
-        assert (await stranger.gather(WRONG_PINS[0])).status == 503
-        for answer in (
-            await tenant.create(an_order("ORD-away", tenant.line)),
-            await tenant.api("DELETE", f"/greenpin/{made['greenpin_id']}"),
-            await tenant.api("GET", f"/greenpin/{made['greenpin_id']}"),
-            await tenant.api("PUT", "/settings", {"max_pin_attempts": 9}),
-        ):
-            assert (answer.status, answer.body["code"], answer.body["success"]) == (503, 0, False)
-        assert "\ncordboard_database_up 0.0" in (await at(engine).ask("GET", "/metrics")).body
-        assert (await at(engine).ask("GET", "/healthz")).status == 200
-
-        await postgres.start()
-        async with asyncio.timeout(WAIT_S):
-            while (await tenant.api("GET", f"/greenpin/{made['greenpin_id']}")).status == 503:
-                pass
-        assert (await tenant.api("GET", f"/greenpin/{made['greenpin_id']}")).data["state"] == "active"
-        assert (await tenant.create(an_order("ORD-away", tenant.line))).status == 200
-        assert await stranger.enter(PIN) == "connect"
-        assert len(await tenant.all_events(EventKind.VERIFIED)) == 2
-        assert await engine.stop() == 0
-    finally:
-        await postgres.stop()
 
 
 async def test_a_killed_database_is_brought_back(

@@ -42,7 +42,6 @@ from cordboard.storage.allocations import (
     ReleaseResult,
 )
 from cordboard.storage.database import Connection, Database
-from cordboard.storage.feed import Position
 from cordboard.storage.outcomes import CallKey, NewOutcome, Recorded
 from cordboard.storage.provisioning import NewVirtualNumber, Tenant
 
@@ -172,7 +171,7 @@ class Office:
             lambda connection: self.release_in(connection, *standings, now_us=now_us)
         )
 
-    async def sweep(self, now_us: int) -> Position | None:
+    async def sweep(self, now_us: int) -> int:
         ended = await self.database.read(lambda connection: allocations.ended_ids(connection, now_us, 1_000))
         return await self.database.write(
             lambda connection: allocations.release_ended(

@@ -15,17 +15,18 @@ from cordboard.routing.model import AllocationId, Party, Product, Usage
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.events import (
+    AttemptError,
     Claim,
-    End,
+    EventState,
     Lane,
     NewEvent,
+    Outcome,
     add_events,
     claim,
     endpoint_key,
-    finish,
     pending_count,
     pending_lanes,
-    retry,
+    record,
     tells_release,
 )
 from cordboard.storage.facts import (
@@ -187,12 +188,33 @@ async def seqs(database: Database) -> list[tuple[str, int]]:
     return [(row["subject"], row["seq"]) for row in await kept(database)]
 
 
-async def end(database: Database, claim: Claim, how: End = End.DELIVERED) -> bool:
-    return await database.write(lambda connection: finish(connection, claim, how, "status 200", NOW_US))
+async def end(database: Database, claim: Claim, how: EventState = EventState.DELIVERED) -> bool:
+    error = None if how is EventState.DELIVERED else AttemptError.REFUSED
+    return await settle(
+        database, Outcome(claim=claim, state=how, result="status 200", at_us=NOW_US, error=error)
+    )
 
 
 async def give_back(database: Database, claim: Claim, due_at_us: int) -> bool:
-    return await database.write(lambda connection: retry(connection, claim, due_at_us, "status 500"))
+    return await settle(
+        database,
+        Outcome(
+            claim=claim,
+            state=EventState.PENDING,
+            due_at_us=due_at_us,
+            result="status 500",
+            at_us=NOW_US,
+            status=500,
+            error=AttemptError.REFUSED,
+        ),
+    )
+
+
+async def settle(database: Database, outcome: Outcome) -> bool:
+    (is_ours,) = await database.write(
+        lambda connection: record(connection, outcome.claim.cell, [outcome], NOW_US)
+    )
+    return is_ours
 
 
 async def until_somebody_is_blocked(database: Database) -> None:
@@ -479,7 +501,7 @@ async def test_a_claim_brings_the_event_as_it_was_told(database: Database) -> No
     (claimed,) = await claim_due(database)
     assert (claimed.cell, claimed.tenant_id, claimed.subject, claimed.seq) == (0, "acme", "a", 1)
     assert (claimed.product, claimed.kind) == (Product.GREENPIN, EventKind.DEALLOCATED)
-    assert (claimed.attempts, claimed.created_at_us, claimed.endpoint) == (1, NOW_US, URL)
+    assert (claimed.attempts, claimed.begun_at_us, claimed.endpoint) == (1, NOW_US, URL)
     assert claimed.facts == deallocated().to_json()
     assert URL not in repr(claimed)
     assert "0713" not in repr(claimed)
@@ -580,7 +602,7 @@ async def test_a_lease_that_ended_is_taken_over(database: Database) -> None:
 
     # The late one has no say any more, whatever it says.
     assert not await give_back(database, late, NOW_US)
-    assert not await end(database, late, End.DEAD)
+    assert not await end(database, late, EventState.DEAD)
     assert not await end(database, late)
     (row,) = await kept(database)
     assert (row["state"], row["last_result"]) == ("pending", None)
@@ -589,7 +611,7 @@ async def test_a_lease_that_ended_is_taken_over(database: Database) -> None:
     assert await end(database, taken_over)
     (row,) = await kept(database)
     assert (row["state"], row["last_result"], row["leased_until"]) == ("delivered", "status 200", None)
-    assert not await end(database, taken_over, End.DEAD), "an end is the end"
+    assert not await end(database, taken_over, EventState.DEAD), "an end is the end"
 
 
 async def test_a_late_finisher_does_not_let_the_followers_pass(database: Database) -> None:
@@ -651,7 +673,7 @@ async def test_every_event_is_told_however_telling_and_finishing_interleave(data
 async def test_a_dead_event_lets_its_followers_pass(database: Database) -> None:
     await tell(database, new_event(), new_event())
     (first,) = await claim_due(database)
-    assert await end(database, first, End.DEAD)
+    assert await end(database, first, EventState.DEAD)
     assert [claimed.seq for claimed in await claim_due(database)] == [2]
     assert [(row["state"], row["finished_at"]) for row in await kept(database)] == [
         ("dead", to_datetime(NOW_US)),

@@ -9,13 +9,13 @@ import pytest
 
 from cordboard.clock import SECOND_US
 from cordboard.routing.allocate import Standing
-from cordboard.routing.changes import AllocationStands
+from cordboard.routing.changes import AllocationStands, PinFailed
 from cordboard.routing.model import Admission, LastEntry, Product, Progress, Side
 from cordboard.routing.numbers import E164
 from cordboard.routing.progress import digest_of
 from cordboard.storage import outcomes
 from cordboard.storage.allocations import Made
-from cordboard.storage.outcomes import CallKey, Failure
+from cordboard.storage.outcomes import CallKey
 from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office, alone, race
 
 
@@ -240,7 +240,7 @@ async def one_alone(office: Office) -> Standing:
 
 async def locks_told(office: Office, since: int) -> list[tuple[int, bool]]:
     """(version, is it locked) of each allocation that the feed tells."""
-    changes = await office.told_since(since)
+    changes = [change for change in await office.told_since(since) if not isinstance(change, PinFailed)]
     assert all(isinstance(change, AllocationStands) for change in changes)
     return [
         (change.version, change.allocation.is_locked)
@@ -357,7 +357,7 @@ async def test_a_stranger_who_joins_in_the_batch_that_counts_is_told_with_the_lo
     # A stranger's success resets nothing unless it says so.
     assert found.pin_failures == 2
     assert [member.number for member in await office.members(standing)] == [CAT]
-    last = (await office.told())[-1]
+    last = [change for change in await office.told() if not isinstance(change, PinFailed)][-1]
     assert isinstance(last, AllocationStands)
     assert last.version == found.version
 
@@ -405,8 +405,20 @@ async def test_recent_failures_are_read_back_oldest_first(office: Office) -> Non
     )
     found = await office.database.read(lambda connection: outcomes.recent_failures(connection, at(0)))
 
-    def failure(caller: E164 | None, seconds: int) -> Failure:
-        return Failure(office.tenant.id, office.vn, caller, at(seconds))
+    def failure(caller: E164 | None, digits: str, seconds: int) -> PinFailed:
+        name = outcomes.entry_name(CallKey(office.tenant.id, "sid", office.vn, caller), digest_of(digits))
+        return PinFailed(office.tenant.id, office.vn, caller, name, at(seconds))
 
     ours = [row for row in found if row.tenant_id == office.tenant.id]
-    assert ours == [failure(ANN, 1), failure(None, 2), failure(ANN, 3)]
+    assert ours == [failure(ANN, "9", 1), failure(None, "8", 2), failure(ANN, "7", 3)]
+
+
+async def test_each_failure_is_told_to_all_nodes_once_and_nothing_else_is(office: Office) -> None:
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    length = len(await office.told())
+    wrong = office.wrong("sid", "7", CAT)
+    await office.record(wrong, wrong, office.right("sid", standing, Side.A, is_stranger=False))
+    # Also when the platform says it again, to another node.
+    await office.record(wrong)
+    name = outcomes.entry_name(wrong.call, digest_of("7"))
+    assert await office.told_since(length) == [PinFailed(office.tenant.id, office.vn, CAT, name, NOW_US)]

@@ -18,6 +18,7 @@ from cordboard.storage.bell import Bell
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables
 from tests.conftest import NewDatabase
 from tests.storage.boards import meaning_of
@@ -33,7 +34,7 @@ async def office(database: Database) -> Office:
 @asynccontextmanager
 async def opened(database: Database, directory: Path) -> AsyncIterator[BoardKeeper]:
     """With a bell that nobody rings."""
-    keeper = BoardKeeper(database, Bell(database), directory, SystemClock())
+    keeper = BoardKeeper(database, Bell(database), Throttle(), directory, SystemClock())
     await keeper.open()
     try:
         yield keeper

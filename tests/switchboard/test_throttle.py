@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
 
 from cordboard.clock import SECOND_US
 from cordboard.node import running_switchboard
-from cordboard.routing.model import AskPin, Connect, Decision, Exceeded, Matched, Reason, Refuse
+from cordboard.routing.changes import Change, FeedRow, PinFailed, TenantGone, ThrottleCleared, encode
+from cordboard.routing.model import (
+    AskPin,
+    Connect,
+    Decision,
+    Exceeded,
+    Matched,
+    Reason,
+    Refuse,
+    ThrottleScope,
+)
 from cordboard.routing.numbers import E164
 from cordboard.routing.progress import Hop
 from cordboard.routing.tenant import Rate, TenantSettings
 from cordboard.settings import Settings
 from cordboard.storage import outcomes
 from cordboard.storage.database import Database
-from cordboard.storage.outcomes import Failure
+from cordboard.storage.throttles import OnRecord
 from cordboard.switchboard.answering import Caller, Keyed
 from cordboard.switchboard.service import Switchboard
-from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
+from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle, Window, WindowState
 from tests.storage.office import ANN, BEN, CAT, NOW_US, Office, opened_office
 
 VN, OTHER_VN = E164(918000000010), E164(918000000011)
@@ -40,11 +51,19 @@ def at(seconds: float) -> int:
     return NOW_US + int(seconds * SECOND_US)
 
 
+_entries = itertools.count(1)
+
+
+def failure(caller: E164 | None = ANN, vn: E164 = VN, seconds: float = 0) -> PinFailed:
+    """A wrong PIN that nobody has counted before."""
+    return PinFailed("acme", vn, caller, next(_entries).to_bytes(16), at(seconds))
+
+
 def fail(
     throttle: Throttle, count: int, caller: E164 | None = ANN, vn: E164 = VN, seconds: float = 0
 ) -> None:
     for _ in range(count):
-        throttle.count_failure("acme", vn, caller, at(seconds))
+        throttle.count(failure(caller, vn, seconds))
 
 
 def exceeded(throttle: Throttle, caller: E164 | None = ANN, vn: E164 = VN, seconds: float = 0) -> Exceeded:
@@ -103,8 +122,12 @@ def test_withheld_callers_share_one_window_for_each_vn() -> None:
 
 def test_what_proved_right_is_taken_back() -> None:
     throttle = Throttle()
-    fail(throttle, 3)
-    throttle.take_back("acme", VN, ANN, at(0))
+    fail(throttle, 2)
+    right = failure()
+    throttle.count(right)
+    assert exceeded(throttle) == CALLER_ONLY
+    throttle.take_back(right)
+    throttle.take_back(right)
     assert exceeded(throttle) == NEITHER
     fail(throttle, 1)
     assert exceeded(throttle) == CALLER_ONLY
@@ -123,13 +146,127 @@ def test_what_no_window_reaches_is_forgotten_and_nothing_else() -> None:
 
 def test_what_is_on_record_counts_after_a_restart() -> None:
     throttle = Throttle()
-    throttle.restore(
-        [Failure("acme", VN, ANN, at(second)) for second in (0, 1, 2)]
-        + [Failure("acme", VN, None, at(second)) for second in (2, 3)]
+    throttle.take_up(
+        OnRecord(
+            heads={},
+            failures=[
+                *(failure(ANN, seconds=second) for second in (0, 1, 2)),
+                *(failure(None, seconds=second) for second in (2, 3)),
+            ],
+            cleared=[],
+        )
     )
     assert exceeded(throttle, ANN, seconds=3) == BOTH
     assert exceeded(throttle, None, seconds=3) == SHARED_ONLY
     assert exceeded(throttle, ANN, seconds=60) == SHARED_ONLY
+
+
+def row(change: Change, n: int) -> FeedRow:
+    return FeedRow(7, n, 1, *encode(change))
+
+
+def rows(*changes: Change) -> list[FeedRow]:
+    return [row(change, n) for n, change in enumerate(changes, 1)]
+
+
+def test_what_another_node_counts_counts_here_once() -> None:
+    throttle = Throttle()
+    ours, theirs = failure(), failure()
+    throttle.count(ours)
+    # One's own come back by the feed; and it may be read from an earlier place again.
+    throttle.follow(rows(ours, theirs))
+    throttle.follow(rows(ours, theirs))
+    assert exceeded(throttle) == NEITHER
+    throttle.follow([row(failure(), 3)])
+    assert exceeded(throttle) == CALLER_ONLY
+
+
+def test_what_the_records_had_is_not_taken_from_the_feed_again() -> None:
+    throttle = Throttle()
+    known, new = failure(), [failure(), failure()]
+    throttle.take_up(OnRecord(heads={7: 5}, failures=[known], cleared=[]))
+    # A row at or before the head is among the records, or was lifted, or is older than any window.
+    throttle.follow([row(failure(), n) for n in range(1, 6)])
+    throttle.follow([row(new[0], 6)])
+    assert exceeded(throttle) == NEITHER
+    throttle.follow([row(new[1], 7)])
+    assert exceeded(throttle) == CALLER_ONLY
+
+
+def test_failures_of_nodes_with_other_clocks_are_put_in_their_order() -> None:
+    throttle = Throttle()
+    for second in (50, 10, 30):
+        fail(throttle, 1, seconds=second)
+    assert exceeded(throttle, seconds=70 - 1e-6) == CALLER_ONLY
+    assert exceeded(throttle, seconds=70) == NEITHER
+
+
+@pytest.mark.parametrize(
+    ("scope", "number", "expected"),
+    [
+        (None, None, (NEITHER, NEITHER, NEITHER)),
+        # Of ANN, of a withheld caller, both on VN; of BEN on the other VN, where only the tenant is full.
+        (ThrottleScope.CALLER, ANN, (SHARED_ONLY, BOTH, SHARED_ONLY)),
+        (ThrottleScope.CALLER, BEN, (BOTH, BOTH, SHARED_ONLY)),
+        (ThrottleScope.VN, VN, (BOTH, SHARED_ONLY, SHARED_ONLY)),
+        (ThrottleScope.TENANT, None, (BOTH, BOTH, NEITHER)),
+    ],
+)
+def test_lifting_lifts_what_it_names_and_nothing_else(
+    scope: ThrottleScope | None, number: E164 | None, expected: tuple[Exceeded, ...]
+) -> None:
+    throttle = Throttle()
+    failures = [failure(caller, seconds=second) for caller in (ANN, None) for second in range(4)]
+    cleared = ThrottleCleared("acme", scope, number, at(5))
+
+    def asked(throttle: Throttle) -> tuple[Exceeded, ...]:
+        return tuple(
+            exceeded(throttle, caller, vn, seconds=6)
+            for caller, vn in ((ANN, VN), (None, VN), (BEN, OTHER_VN))
+        )
+
+    throttle.follow(rows(*failures))
+    assert asked(throttle) == (BOTH, BOTH, SHARED_ONLY)
+    throttle.follow([row(cleared, 9)])
+    assert asked(throttle) == expected
+    # What was counted before stays lifted if it is told later, and after a restart.
+    late = Throttle()
+    late.follow(rows(cleared, *failures))
+    restarted = Throttle()
+    restarted.take_up(OnRecord(heads={}, failures=failures, cleared=[cleared]))
+    assert asked(late) == asked(restarted) == expected
+    # What comes after counts.
+    fail(throttle, 8, ANN, VN, seconds=5.5)
+    assert asked(throttle)[0] == BOTH
+
+
+def test_windows_say_how_full_they_are_and_until_when() -> None:
+    throttle = Throttle()
+    fail(throttle, 3, seconds=0)
+    fail(throttle, 1, None, seconds=30)
+    states = {state.window: state for state in throttle.states("acme", SETTINGS, at(40))}
+    vn = Window(ThrottleScope.VN, virtual_number=VN)
+    assert states == {
+        (ann := Window(ThrottleScope.CALLER, caller=ANN)): WindowState(ann, 3, Rate(3, 60), at(60)),
+        (withheld := Window(ThrottleScope.CALLER, virtual_number=VN)): WindowState(
+            withheld, 1, Rate(3, 60), None
+        ),
+        vn: WindowState(vn, 4, Rate(5, 120), None),
+        (tenant := Window(ThrottleScope.TENANT)): WindowState(tenant, 4, Rate(8, 180), None),
+    }
+    assert throttle.full(lambda _: SETTINGS, at(40)) == {ThrottleScope.CALLER: 1}
+    assert throttle.full(lambda _: None, at(40)) == {}
+    assert throttle.full(lambda _: SETTINGS, at(60)) == {}
+    # Of the VN's and the tenant's the older ones are inside still; of ANN's own none is.
+    later = sorted(state.failures for state in throttle.states("acme", SETTINGS, at(61)))
+    assert later == [1, 4, 4]
+
+
+def test_a_tenant_that_is_gone_leaves_nothing() -> None:
+    throttle = Throttle()
+    fail(throttle, 8)
+    throttle.follow([row(TenantGone("acme"), 1)])
+    assert list(throttle.states("acme", SETTINGS, at(0))) == []
 
 
 # ── in the switchboard ───────────────────────────────────────────────────────

@@ -40,6 +40,8 @@ async def node(data_dir: Path, clock: ShiftedClock) -> AsyncIterator[Node]:
         board_dir=data_dir / "board",
         admin_token=SecretStr(ADMIN_TOKEN),
         port=0,
+        # Where the receivers of these tests listen.
+        callback_allow=("127.0.0.0/8", "::1"),
         bulk_items_max=BULK_ITEMS_MAX,
     )
     async with running_node(settings, clock) as node:
@@ -61,6 +63,8 @@ async def own_settings(node: Node, tmp_path: Path) -> Settings:
         database_url=SecretStr(server.dsn.replace(f"/{DATABASE}?", f"/{name}?")),
         admin_token=SecretStr(ADMIN_TOKEN),
         port=0,
+        # Where the receivers of these tests listen.
+        callback_allow=("127.0.0.0/8", "::1"),
     )
 
 

@@ -148,6 +148,19 @@ async def open_shop(
     return Shop(client, credentials, tuple(lines), node.switchboard, clock)
 
 
+async def set_dead(shop: Shop) -> None:
+    """As if nobody had taken the tenant's events for a day."""
+
+    async def write(connection: Connection) -> None:
+        await connection.execute(
+            "UPDATE event SET state = 'dead', finished_at = created_at, attempts = attempts + 1,"
+            " leased_until = NULL WHERE tenant_id = $1 AND state = 'pending'",
+            shop.id,
+        )
+
+    await shop.switchboard.database.write(write)
+
+
 def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 

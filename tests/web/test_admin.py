@@ -49,7 +49,7 @@ async def test_only_the_admin_token_opens(
 
 async def test_a_tenant_is_made_shown_and_deleted(client: Client) -> None:
     made = await client.admin("POST", "/tenants", {"id": "made-1", "settings": {"timezone": "UTC"}})
-    assert (made.status, list(made.body)) == (201, ["id", "api_token", "applet_key"])
+    assert (made.status, list(made.body)) == (201, ["id", "api_token", "applet_key", "webhook_secret"])
     assert made.body["id"] == "made-1"
     assert made.body["api_token"] != made.body["applet_key"]
     shown = await client.admin("GET", "/tenants/made-1")

@@ -109,11 +109,18 @@ async def ids_of(shop: Shop, generation: Generation) -> Ids:
             "greenvn_id": [connected_second.body["response"]["greenvn_id"], f"gvn_{unknown}"],
         },
     }
+    secret = await shop.ask("POST", "/webhook-secrets")
+    # Nobody listens there; the event waits.
+    await shop.ask("PUT", "/settings", {"deallocation_callback_event_endpoint": "http://127.0.0.1:9/"})
+    await shop.delete((await shop.make("ended"))["greenpin_id"])
+    event_id = (await shop.ask("GET", "/events")).data["items"][0]["id"]
     return {
         **allocations[generation],
         "tenant": [shop.id],
         "key_id": [key.data["key_id"], UNKNOWN_ID],
         "id": [token.body["token_id"], key.data["key_id"], UNKNOWN_ID],
+        "event_id": [event_id, UNKNOWN_ID],
+        "secret_id": [secret.data["secret_id"], UNKNOWN_ID],
         "number": [*shop.lines, "+919800000099"],
         "key": [shop.credentials.applet_key, "wrong"],
     }

@@ -353,7 +353,7 @@ async def test_a_fault_of_ours_tells_nobody_anything(
     assert answer.body["message"] == "Internal error; it was logged."
     (line,) = [line for line in logs if line["event"] == "http.fault"]
     assert line["error"] == "UndefinedTableError"
-    assert any("making.py" in frame for frame in line["stack"])
+    assert any("making.py" in frame for frame in line["frames"])
     for secret in ("4321", AGENT[3:], CUSTOMER[3:], shop.credentials.api_token):
         assert secret not in str(logs)
 

@@ -32,7 +32,7 @@ from cordboard.web.schemas import Duration, PinLength, PinText, TenantId
 from cordboard.web.tenant_settings import Flag, RateText, SettingsBody
 
 from .conftest import MakeShop
-from .shop import ADMIN_TOKEN, AGENT, CUSTOMER, OTHER_CUSTOMER, UNKNOWN_ID, Shop
+from .shop import ADMIN_TOKEN, AGENT, CUSTOMER, OTHER_CUSTOMER, UNKNOWN_ID, Shop, set_dead
 from .test_settings import DEFAULTS
 
 Json = dict[str, Any]
@@ -291,12 +291,26 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
     reader.read("GET", api + "/explain", await shop.ask("GET", f"/explain?vn={line}&caller={quote(AGENT)}"))
     told = await client.admin("GET", f"/tenants/{shop.id}/explain?vn={line}")
     reader.read("GET", admin + "/{tenant}/explain", told)
+    for method in ("GET", "DELETE"):
+        answer = await client.admin(method, f"/tenants/{shop.id}/throttles")
+        reader.read(method, admin + "/{tenant}/throttles", answer)
     assert len((await ask("GET", "/pool"))["items"]) == len(shop.lines)
     await ask("DELETE", "/greenpin/{greenpin_id}", **one)
     await ask("DELETE", "/greenpin/{greenpin_id}", greenpin_id=other["greenpin_id"])
     await ask("DELETE", "/greenvn/{greenvn_id}", **vn)
     await ask("GET", "/settings")
     await ask("PUT", "/settings", {"of_tomorrow": [1], "country": "in"})
+    await ask("PUT", "/settings", {"deallocation_callback_event_endpoint": "http://127.0.0.1:9/"})
+    ended = await ask("POST", "/greenpin", shop.order("ended"))
+    await ask("DELETE", "/greenpin/{greenpin_id}", greenpin_id=ended["greenpin_id"])
+    (event,) = (await ask("GET", "/events"))["items"]
+    await set_dead(shop)
+    await ask("GET", "/events/{event_id}", event_id=event["id"])
+    await ask("POST", "/events/{event_id}/replay", event_id=event["id"])
+    await ask("POST", "/events/replay", {"state": "dead", "from_date": "2026-01-01"})
+    secret = await ask("POST", "/webhook-secrets", status=201)
+    await ask("GET", "/webhook-secrets")
+    await ask("DELETE", "/webhook-secrets/{secret_id}", secret_id=secret["secret_id"])
     key = await ask("POST", "/applet-keys", status=201)
     await ask("GET", "/applet-keys")
     await ask("DELETE", "/applet-keys/{key_id}", key_id=key["key_id"])
@@ -315,6 +329,8 @@ async def test_every_good_answer_of_the_api_has_the_form_that_is_documented(
         await tell("GET", f"/{{tenant}}/{what}", tenant=tenant)
         await tell("DELETE", f"/{{tenant}}/{what}/{{id}}", tenant=tenant, id=new[id])
     await tell("DELETE", "/{tenant}", tenant=tenant)
+    erased: dict[str, object] = {"number": AGENT, "tenant": shop.id, "dry_run": True}
+    reader.read("POST", "/admin/v1/erase", await client.admin("POST", "/erase", erased))
     reader.read("GET", "/readyz", await client.ask("GET", "/readyz"))
 
     good_ones = {
@@ -411,7 +427,7 @@ async def join(shop: Shop, pin: str, line: str) -> None:
 def hop(shop: Shop, applet: str, caller: str, line: str, **more: str) -> str:
     said = {
         "key": shop.credentials.applet_key,
-        "CallSid": f"by {caller} to {line}",
+        "CallSid": f"by-{caller}-to-{line}",
         "CallFrom": caller,
         "CallTo": line,
     }

@@ -23,6 +23,7 @@ from cordboard.routing.tenant import (
 )
 from cordboard.web.schemas import Region
 from cordboard.web.tenant_settings import DEFAULT_SETTINGS, SettingsBody, checked_settings, effective
+from cordboard.webhooks.destinations import Destinations
 
 from .conftest import MakeShop
 from .shop import Shop, assert_refused
@@ -383,7 +384,7 @@ json_values = st.recursive(
 )
 def test_whatever_is_accepted_can_be_read_by_the_engine(given_settings: dict[str, Any]) -> None:
     try:
-        kept = checked_settings(given_settings)
+        kept = checked_settings(given_settings, Destinations())
     except Unacceptable:
         return
     settings = parse_settings({key: value for key, value in kept.items() if value is not None})

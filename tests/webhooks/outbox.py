@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
+import orjson
 from aiohttp import web
 
 from cordboard.clock import SECOND_US, to_datetime
@@ -24,6 +25,7 @@ from cordboard.storage.facts import (
     VerificationFailedFacts,
     VerifiedFacts,
 )
+from cordboard.storage.provisioning import NewWebhookSecret, add_webhook_secret
 
 # 2021-11-09T04:39:15Z, a moment of the reference page.
 NOW_US: Final = 1_636_432_755 * SECOND_US
@@ -88,6 +90,27 @@ async def set_tenant(database: Database, tenant_id: str, settings: dict[str, Any
 async def set_subscriber(database: Database, tenant_id: str, url: str, cell: int = 0) -> None:
     """The tenant wants to be told everything, at one address."""
     await set_tenant(database, tenant_id, dict.fromkeys(ENDPOINT_KEYS, url), cell)
+
+
+async def add_secret(database: Database, tenant_id: str) -> NewWebhookSecret:
+    return await add_webhook_secret(database, tenant_id, NOW_US)
+
+
+async def attempts_of(database: Database) -> list[tuple[str, int, int, int | None, str | None]]:
+    """What is on record of every attempt: its event's subject and number, its own, status and error."""
+    rows = await database.read(
+        lambda connection: connection.fetch(
+            "SELECT subject, seq, attempt, status, error FROM event_attempt"
+            " JOIN event ON event.cell = event_attempt.cell AND event.id = event_id ORDER BY 1, 2, 3"
+        )
+    )
+    return [tuple(row) for row in rows]
+
+
+async def ids_of(database: Database) -> dict[tuple[str, int], UUID]:
+    """Subject and number → id."""
+    rows = await database.read(lambda connection: connection.fetch("SELECT subject, seq, id FROM event"))
+    return {(row["subject"], row["seq"]): row["id"] for row in rows}
 
 
 async def tell(database: Database, *events: NewEvent, cell: int = 0, now_us: int = NOW_US) -> None:
@@ -207,6 +230,7 @@ class Received:
     path: str
     headers: dict[str, str]
     body: Any
+    raw: bytes
 
     @property
     def id(self) -> str:
@@ -250,7 +274,8 @@ class Subscriber:
         return self.received
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        received = Received(request.path_qs, dict(request.headers), await request.json())
+        raw = await request.read()
+        received = Received(request.path_qs, dict(request.headers), orjson.loads(raw), raw)
         async with self._arrival:
             self.received.append(received)
             self._arrival.notify_all()

@@ -9,18 +9,29 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
 from aiohttp import ClientConnectionResetError, web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
-from cordboard.clock import SECOND_US
+from cordboard.clock import SECOND_US, SystemClock
+from cordboard.storage import event_records
 from cordboard.storage.database import Database
+from cordboard.storage.event_records import NoSuchEvent, StillPending, replay_event, replay_events
+from cordboard.storage.events import EventState, claim, pending_lanes
 from cordboard.storage.facts import EventKind
+from cordboard.storage.listing import Span
+from cordboard.storage.provisioning import retire_webhook_secret
+from cordboard.storage.sealing import DataKeys
+from cordboard.webhooks.breaker import FAILURES_MAX
+from cordboard.webhooks.destinations import Destinations, parse_endpoint
 from cordboard.webhooks.sender import (
     ANSWER_BYTES_MAX,
+    BURIED_AT_A_TIME,
     DEAD_AFTER_S,
     IN_FLIGHT_PER_HOST_MAX,
     IN_FLIGHT_PER_SILENT_HOST_MAX,
@@ -30,7 +41,6 @@ from cordboard.webhooks.sender import (
     AttemptResult,
     Sender,
     next_attempt_us,
-    parse_endpoint,
 )
 
 from .outbox import (
@@ -41,8 +51,11 @@ from .outbox import (
     Received,
     SetClock,
     Subscriber,
+    add_secret,
+    attempts_of,
     deallocated,
     emptied,
+    ids_of,
     kept,
     new_event,
     set_subscriber,
@@ -54,6 +67,10 @@ from .outbox import (
     with_status,
 )
 
+# The subscribers of these tests are on loopback.
+HERE = Destinations.of(["127.0.0.0/8", "::1"])
+# What is delivered stays sealed, and can be told again.
+KEYS = DataKeys([bytes(range(32))])
 # Long enough that no machine is slow enough to use it up.
 NO_HURRY_S = 300.0
 
@@ -83,15 +100,21 @@ class Attempts:
 
 @asynccontextmanager
 async def sending(
-    database: Database, clock: Any = None, attempts: Attempts | None = None, budget_s: float = NO_HURRY_S
+    database: Database,
+    clock: Any = None,
+    attempts: Attempts | None = None,
+    budget_s: float = NO_HURRY_S,
+    destinations: Destinations = HERE,
 ) -> AsyncIterator[Sender]:
     """A sender at work. It is stopped at the end, when what it began has ended and is on record."""
     sender = Sender(
         database,
         clock or SetClock(),
+        destinations,
         attempt_budget_s=budget_s,
         dice=lambda: 0.5,
         on_attempt=attempts,
+        keys=KEYS,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sender.run())
@@ -396,7 +419,7 @@ async def test_an_event_is_sent_again_if_the_sender_died_before_it_was_on_record
 
     clock = SetClock()
     async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(Sender(database, clock, attempt_budget_s=5, on_attempt=die).run())
+        running = tasks.create_task(Sender(database, clock, HERE, attempt_budget_s=5, on_attempt=die).run())
     assert await states(database) == [("subject", 1, "pending", None)]
 
     clock.advance(5 + LEASE_AFTER_BUDGET_S)
@@ -464,7 +487,7 @@ async def test_the_events_of_a_subject_arrive_in_order_whatever_fails(
     await set_subscriber(database, "acme", subscriber.url)
     # Its clock goes fast, so the leases must be long: a lost lease would be a repetition.
     hasty = HastyClock()
-    running = [Sender(database, hasty, attempt_budget_s=1e6, poll_s=0.01) for _ in range(senders)]
+    running = [Sender(database, hasty, HERE, attempt_budget_s=1e6, poll_s=0.01) for _ in range(senders)]
     async with asyncio.TaskGroup() as tasks:
         for sender in running:
             tasks.create_task(sender.run())
@@ -573,6 +596,318 @@ async def test_a_host_that_does_not_answer_gets_one_at_a_time(
     )
 
 
+# ── signatures ───────────────────────────────────────────────────────────────
+
+
+async def one_signed(database: Database, subscriber: Subscriber) -> Received:
+    """An event sent now: who verifies compares its time with the real one."""
+    now_us = SystemClock().now_us()
+    await tell(database, new_event(), now_us=now_us)
+    async with sending(database, SystemClock()):
+        return (await subscriber.until(len(subscriber.received) + 1))[-1]
+
+
+async def test_an_event_is_signed_by_the_scheme_and_nothing_else_verifies(
+    database: Database, subscriber: Subscriber
+) -> None:
+    await set_subscriber(database, "acme", subscriber.url)
+    secret = await add_secret(database, "acme")
+    received = await one_signed(database, subscriber)
+    assert Webhook(secret.secret).verify(received.raw, received.headers) == received.body
+    other = await add_secret(database, "acme")
+    for raw, key in ((received.raw + b" ", secret), (received.raw, other)):
+        with pytest.raises(WebhookVerificationError):
+            Webhook(key.secret).verify(raw, received.headers)
+    assert secret.secret not in repr(secret)
+
+
+async def test_while_secrets_are_rotated_both_sign(database: Database, subscriber: Subscriber) -> None:
+    await set_subscriber(database, "acme", subscriber.url)
+    old, new = await add_secret(database, "acme"), await add_secret(database, "acme")
+    received = await one_signed(database, subscriber)
+    assert len(received.headers["webhook-signature"].split(" ")) == 2
+    for secret in (old, new):
+        Webhook(secret.secret).verify(received.raw, received.headers)
+    await retire_webhook_secret(database, "acme", old.id, NOW_US)
+    received = await one_signed(database, subscriber)
+    Webhook(new.secret).verify(received.raw, received.headers)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(old.secret).verify(received.raw, received.headers)
+
+
+async def test_a_tenant_without_a_secret_sends_unsigned(database: Database, subscriber: Subscriber) -> None:
+    await set_subscriber(database, "acme", subscriber.url)
+    received = await one_signed(database, subscriber)
+    assert "webhook-signature" not in received.headers
+    assert abs(int(received.headers["webhook-timestamp"]) - SystemClock().now_us() / SECOND_US) < GIVE_UP_S
+
+
+async def test_secrets_are_in_no_repr_and_no_log(database: Database, subscriber: Subscriber) -> None:
+    subscriber.answer = with_status(500)
+    await set_subscriber(database, "acme", subscriber.url)
+    secret = await add_secret(database, "acme")
+    await tell(database, new_event())
+    lanes = await database.read(pending_lanes)
+    claims = await database.write(lambda connection: claim(connection, lanes, NOW_US, 1, 1))
+    assert claims[0].secrets == (secret.secret,)
+    assert secret.secret not in repr(claims)
+    clock = SetClock()
+    clock.advance(1)
+    with capture_logs() as logs:
+        assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
+    assert logs
+    assert secret.secret.removeprefix("whsec_") not in str(logs)
+
+
+# ── where events may go ──────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0x7f000001", "[::ffff:127.0.0.1]"])
+async def test_what_leads_inside_is_not_dialled(
+    database: Database, subscriber: Subscriber, host: str
+) -> None:
+    # As it may have been set before there was a rule, or lead elsewhere by now.
+    await set_subscriber(database, "acme", subscriber.url.replace("127.0.0.1", host))
+    await tell(database, new_event())
+    attempts = Attempts()
+    open_ports = Destinations(ports=frozenset((subscriber.port,)))
+    async with sending(database, attempts=attempts, destinations=open_ports):
+        await attempts.until(1)
+    assert [result for _, result in attempts.results] == [AttemptResult.FORBIDDEN]
+    assert not subscriber.received
+    assert await attempts_of(database) == [("subject", 1, 1, None, "forbidden")]
+
+
+async def test_a_host_that_is_opened_by_its_name_may_be_anywhere(
+    database: Database, subscriber: Subscriber
+) -> None:
+    await set_subscriber(database, "acme", subscriber.url.replace("127.0.0.1", "localhost"))
+    await tell(database, new_event())
+    async with sending(database, destinations=Destinations.of(["localhost"])):
+        await subscriber.until(1)
+
+
+async def test_no_proxy_and_no_cookie_is_used(
+    database: Database, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with subscribed() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        subscriber.answer = with_status(200, **{"Set-Cookie": "a=b"})
+        await set_subscriber(database, "acme", subscriber.url)
+        await tell(database, new_event(), new_event())
+        async with sending(database):
+            await subscriber.until(2)
+        assert not proxy.received
+    assert all("Cookie" not in received.headers for received in subscriber.received)
+
+
+# ── what is on record, and told again ────────────────────────────────────────
+
+
+async def test_every_attempt_is_on_record(database: Database, subscriber: Subscriber) -> None:
+    clock = SetClock()
+    subscriber.answer = with_status(503)
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    await one_round(database, clock, 1)
+    async with subscribed() as gone:
+        url = gone.url
+    await set_subscriber(database, "acme", url)
+    clock.advance(1)
+    await one_round(database, clock, 1)
+    await set_subscriber(database, "acme", "mailto:somebody")
+    clock.advance(5)
+    await one_round(database, clock, 1)
+    subscriber.answer = with_status(204)
+    await set_subscriber(database, "acme", subscriber.url)
+    clock.advance(30)
+    await one_round(database, clock, 1)
+    assert await attempts_of(database) == [
+        ("subject", 1, 1, 503, "refused"),
+        ("subject", 1, 2, None, "unreachable"),
+        ("subject", 1, 3, None, "bad_endpoint"),
+        ("subject", 1, 4, 204, None),
+    ]
+
+
+async def replay(database: Database, id: UUID, now_us: int = NOW_US) -> None:
+    await database.write(lambda connection: replay_event(connection, 0, "acme", id, now_us))
+
+
+async def test_a_replayed_event_is_told_again_under_its_id_before_what_is_pending(
+    database: Database, subscriber: Subscriber
+) -> None:
+    clock = SetClock()
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, *(new_event("a", verified(f"{n}")) for n in range(1, 4)))
+    assert len(await one_round(database, clock, 3)) == 3
+    await tell(database, new_event("a", verified("4")))
+    ids = await ids_of(database)
+    # The later one first: their numbers decide.
+    await replay(database, ids["a", 3])
+    await replay(database, ids["a", 2])
+    assert len(await one_round(database, clock, 3)) == 3
+    assert [received.seq for received in subscriber.received] == [1, 2, 3, 2, 3, 4]
+    assert subscriber.received[1].id == subscriber.received[3].id
+    with pytest.raises(NoSuchEvent):
+        await replay(database, UUID(int=7))
+
+
+async def test_a_replayed_dead_event_has_a_fresh_schedule(database: Database, subscriber: Subscriber) -> None:
+    clock = SetClock()
+    subscriber.answer = with_status(500)
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    clock.advance(DEAD_AFTER_S)
+    assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
+    assert await states(database) == [("subject", 1, "dead", "status 500")]
+
+    await replay(database, (await ids_of(database))["subject", 1], clock.now_us())
+    with pytest.raises(StillPending):
+        await replay(database, (await ids_of(database))["subject", 1], clock.now_us())
+    for wait_s in RETRY_AFTER_S[:3]:
+        assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
+        assert await states(database) == [("subject", 1, "pending", "status 500")]
+        clock.advance(wait_s)
+    assert [attempt for _, _, attempt, _, _ in await attempts_of(database)] == [1, 2, 3, 4]
+
+
+async def test_an_event_under_way_is_not_overtaken_by_a_replay(
+    database: Database, subscriber: Subscriber
+) -> None:
+    let_go = asyncio.Event()
+
+    async def hold_the_second(_request: web.Request, received: Received) -> web.StreamResponse:
+        if received.seq == 2:
+            await let_go.wait()
+            return web.Response(status=500)
+        return web.Response()
+
+    clock = SetClock()
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    await one_round(database, clock, 1)
+    await tell(database, new_event())
+    subscriber.answer = hold_the_second
+    attempts = Attempts()
+    async with sending(database, clock, attempts) as sender:
+        await subscriber.until(2)
+        await replay(database, (await ids_of(database))["subject", 1])
+        sender.wake()
+        rows = await kept(database)
+        assert rows[0]["due_at"] == rows[1]["leased_until"], "it waits for as long as that may take"
+        let_go.set()
+        await attempts.until(1)
+    clock.advance(NO_HURRY_S + LEASE_AFTER_BUDGET_S)
+    subscriber.answer = with_status(200)
+    assert await one_round(database, clock, 2) == [AttemptResult.DELIVERED] * 2
+    assert [received.seq for received in subscriber.received] == [1, 2, 1, 2]
+
+
+async def test_a_range_is_replayed_in_the_order_of_each_subject(
+    database: Database, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_records, "REPLAY_BATCH", 2)
+    clock = SetClock()
+    await set_subscriber(database, "acme", subscriber.url)
+    for number in range(12):
+        await tell(database, new_event("ab"[number % 2]), now_us=NOW_US + number * SECOND_US)
+    clock.advance(20)
+    assert len(await one_round(database, clock, 12)) == 12
+    subscriber.received.clear()
+    span = Span(NOW_US + 2 * SECOND_US, NOW_US + 10 * SECOND_US)
+    now_us = clock.now_us()
+    for state, count in ((EventState.DEAD, 0), (EventState.DELIVERED, 8), (EventState.DELIVERED, 0)):
+        assert await replay_events(database, 0, "acme", state, span, now_us) == count
+    assert len(await one_round(database, clock, 8)) == 8
+    ids = {id: place for place, id in (await ids_of(database)).items()}
+    told = [ids[UUID(received.id)] for received in subscriber.received]
+    for subject in "ab":
+        assert [seq for name, seq in told if name == subject] == [2, 3, 4, 5]
+
+
+# ── breakers ─────────────────────────────────────────────────────────────────
+
+
+async def test_a_breaker_opens_keeps_attempts_and_closes(database: Database, subscriber: Subscriber) -> None:
+    clock = SetClock()
+    attempts = Attempts()
+    subscriber.answer = with_status(503)
+    await set_subscriber(database, "acme", subscriber.url)
+    count = FAILURES_MAX + 10
+    await tell(database, *(new_event(f"{place:02}") for place in range(count)))
+    async with sending(database, clock, attempts) as sender:
+        await attempts.until(FAILURES_MAX)
+        # Another tenant of the same host is not held back, and when it is served nothing else was tried.
+        await set_subscriber(database, "globex", subscriber.url)
+        await tell(database, new_event("mark", tenant_id="globex"))
+        sender.wake()
+        await attempts.until(len(attempts.results) + 1)
+        begun = sum(row["attempts"] for row in await kept(database) if row["tenant_id"] == "acme")
+        assert FAILURES_MAX <= begun < FAILURES_MAX + IN_FLIGHT_PER_HOST_MAX
+        assert len(attempts.results) == begun + 1
+
+        clock.advance(2)
+        sender.wake()
+        await attempts.until(begun + 2 + 1)
+        subscriber.answer = with_status(200)
+        clock.advance(4)
+        sender.wake()
+        async with asyncio.timeout(GIVE_UP_S):
+            while {row["state"] for row in await kept(database) if row["tenant_id"] == "acme"} != {
+                "delivered"
+            }:
+                clock.advance(1)
+                sender.wake()
+                await asyncio.sleep(0.01)
+
+
+async def test_a_dead_subscriber_delays_nobody_elses_events(
+    database: Database, subscriber: Subscriber
+) -> None:
+    async def never(_request: web.Request, _received: Received) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with subscribed() as dead:
+        dead.answer = never
+        await set_subscriber(database, "dead", dead.url)
+        await set_subscriber(database, "acme", subscriber.url)
+        await tell(database, *(new_event(f"{place}", tenant_id="dead") for place in range(300)))
+        sender = Sender(database, SetClock(), HERE, attempt_budget_s=NO_HURRY_S, dice=lambda: 0.5)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(sender.run())
+            await dead.until(IN_FLIGHT_PER_HOST_MAX)
+            # While all that the dead one may have in hand hangs, for minutes.
+            await tell(database, *(new_event(f"{place}") for place in range(300)))
+            sender.wake()
+            await subscriber.until(300)
+            assert len(dead.received) == IN_FLIGHT_PER_HOST_MAX
+            running.cancel()
+
+
+async def test_what_grows_too_old_while_its_endpoint_is_down_is_buried(
+    database: Database, subscriber: Subscriber
+) -> None:
+    clock = SetClock()
+    attempts = Attempts()
+    subscriber.answer = with_status(503)
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, *(new_event(f"{place:03}") for place in range(BURIED_AT_A_TIME + 50)))
+    async with sending(database, clock, attempts) as sender:
+        await attempts.until(FAILURES_MAX)
+        clock.advance(DEAD_AFTER_S)
+        sender.wake()
+        async with asyncio.timeout(GIVE_UP_S):
+            while {row["state"] for row in await kept(database)} != {"dead"}:
+                clock.advance(60)
+                sender.wake()
+                await asyncio.sleep(0.01)
+    assert len(attempts.results) < BURIED_AT_A_TIME, "most were never tried"
+    assert "expired" in {error for *_, error in await attempts_of(database)}
+
+
 # ── its life ─────────────────────────────────────────────────────────────────
 
 
@@ -588,7 +923,7 @@ async def test_stop_lets_what_was_begun_end_and_begins_nothing_new(
     subscriber.answer = hold
     await set_subscriber(database, "acme", subscriber.url)
     await tell(database, new_event(), new_event())
-    sender = Sender(database, SetClock(), attempt_budget_s=NO_HURRY_S)
+    sender = Sender(database, SetClock(), HERE, attempt_budget_s=NO_HURRY_S)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sender.run())
         await subscriber.until(1)
@@ -606,7 +941,7 @@ async def test_a_sender_stopped_before_it_runs_does_nothing(
 ) -> None:
     await set_subscriber(database, "acme", subscriber.url)
     await tell(database, new_event())
-    sender = Sender(database, SetClock())
+    sender = Sender(database, SetClock(), HERE)
     sender.stop()
     await sender.run()
     assert await states(database) == [("subject", 1, "pending", None)]

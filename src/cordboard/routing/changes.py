@@ -17,6 +17,7 @@ from cordboard.routing.model import (
     Party,
     Product,
     Side,
+    ThrottleScope,
     Usage,
 )
 from cordboard.routing.numbers import E164, Pin
@@ -97,6 +98,28 @@ class TenantGone:
     tenant_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class PinFailed:
+    """A wrong PIN on record, for the sliding windows of every node; the board has no use for it."""
+
+    tenant_id: str
+    virtual_number: E164
+    caller: E164 | None
+    # Names the entry among all: who counted it already does not count it again.
+    entry: bytes
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleCleared:
+    """An operator lifted windows: failures until `at_us` count no more in them. No scope: in all of them."""
+
+    tenant_id: str
+    scope: ThrottleScope | None
+    number: E164 | None
+    at_us: int
+
+
 Change = (
     AllocationStands
     | AllocationReleased
@@ -106,6 +129,8 @@ Change = (
     | VirtualNumberGone
     | TenantStands
     | TenantGone
+    | PinFailed
+    | ThrottleCleared
 )
 
 
@@ -183,6 +208,13 @@ def encode(change: Change) -> tuple[str, str]:
             )
         case TenantGone(tenant_id):
             return "tenant_gone", _dump({"id": tenant_id})
+        case PinFailed(tenant_id, virtual_number, caller, entry, at_us):
+            return "pin_failed", _dump(
+                {"id": tenant_id, "vn": int(virtual_number), "n": caller or 0, "e": entry.hex(), "at": at_us}
+            )
+        case ThrottleCleared(tenant_id, scope, number, at_us):
+            word = None if scope is None else scope.value
+            return "throttle_cleared", _dump({"id": tenant_id, "s": word, "n": number or 0, "at": at_us})
         case unmatched:
             assert_never(unmatched)
 
@@ -238,6 +270,12 @@ def decode(kind: str, body: str | bytes) -> Change:
             )
         case "tenant_gone":
             return TenantGone(row["id"])
+        case "pin_failed":
+            caller = E164(row["n"]) if row["n"] else None
+            return PinFailed(row["id"], E164(row["vn"]), caller, bytes.fromhex(row["e"]), row["at"])
+        case "throttle_cleared":
+            scope = None if row["s"] is None else ThrottleScope(row["s"])
+            return ThrottleCleared(row["id"], scope, E164(row["n"]) if row["n"] else None, row["at"])
         case _:
             raise ValueError(f"unknown kind of change in the feed: {kind!r}")
 

@@ -217,6 +217,14 @@ class Progress(NamedTuple):
 NEW_CALL: Final = Progress()
 
 
+class ThrottleScope(Enum):
+    """What a sliding window of wrong PINs is about; withheld callers are one caller for each VN."""
+
+    CALLER = "caller"
+    VN = "vn"
+    TENANT = "tenant"
+
+
 class Exceeded(NamedTuple):
     """Which sliding windows of wrong PINs are full (routing.md, Wrong PINs)."""
 

@@ -108,6 +108,7 @@ class TenantSettings:
     default_flow_id: str | None = None
     default_region: str | None = None  # one of regions.REGIONS
     generation_2_enabled: bool = True
+    retention_days: int | None = None  # of what has ended; None: kept without end
 
 
 DEFAULTS: Final = TenantSettings()
@@ -125,6 +126,16 @@ def parse_rate(text: str) -> Rate | None:
     if (match := _RATE.fullmatch(text)) is None or (window_s := parse_duration(match[2])) is None:
         return None
     return Rate(int(match[1]), window_s)
+
+
+def rate_text(rate: Rate) -> str:
+    """As a setting writes it.
+
+    >>> rate_text(Rate(9, 900)), rate_text(Rate(5, 61))
+    ('9/15m', '5/61s')
+    """
+    unit = next(unit for unit, seconds in _SECONDS_PER.items() if rate.window_s % seconds == 0)
+    return f"{rate.count_max}/{rate.window_s // _SECONDS_PER[unit]}{unit}"
 
 
 def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
@@ -186,6 +197,7 @@ def parse_settings(given: Mapping[str, Any]) -> TenantSettings:
         default_flow_id=given.get("default_flow_id"),
         default_region=given.get("default_region"),
         generation_2_enabled=flag("generation_2_enabled", DEFAULTS.generation_2_enabled),
+        retention_days=None if given.get("retention_days") is None else whole("retention_days", 0),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, assert_never
@@ -45,6 +45,13 @@ class CallRow(NamedTuple):
     at_us: int
 
 
+class KeptRow(NamedTuple):
+    """The same as it was written into the spool."""
+
+    call: CallKey
+    columns: Mapping[str, object]
+
+
 @dataclass(frozen=True, slots=True)
 class NewEnd:
     """What the platform reported of a call's end; texts as it sent them, None where it said nothing."""
@@ -63,19 +70,21 @@ class NewEnd:
     at_us: int
     insights: Insights | None = None
     # The decision about the call, if it may not have been written yet.
-    waiting: CallRow | None = None
+    waiting: CallRow | KeptRow | None = None
     # What the board says of the call now, for one whose record a crash has taken.
-    derived: CallRow | None = None
+    derived: CallRow | KeptRow | None = None
 
 
-async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow]) -> None:
+async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow | KeptRow]) -> None:
     # One statement cannot touch a row twice: the last decision of a call wins.
     latest = {row.call: row for row in rows}
     if latest:
-        await connection.execute(_SQL["upsert"], cell, [_row_json(row) for row in latest.values()])
+        await connection.execute(_SQL["upsert"], cell, [row_columns(row) for row in latest.values()])
 
 
-def _row_json(row: CallRow) -> dict[str, object]:
+def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
+    if isinstance(row, KeptRow):
+        return row.columns
     call, decision, at_us = row
     kept: dict[str, object] = {
         "tenant_id": call.tenant_id,

@@ -27,9 +27,10 @@ RunBatch = Callable[[Connection, int, Sequence[Item]], Awaitable[Sequence[Result
 class CommitBatcher(Generic[Item, Result]):
     """Commits items cell by cell. `serve` runs in a task of the owner; `submit` waits for the commit."""
 
-    def __init__(self, database: Database, run: RunBatch[Item, Result]) -> None:
+    def __init__(self, database: Database, run: RunBatch[Item, Result], lanes: int = LANES) -> None:
         self._database = database
         self._run = run
+        self._lanes = lanes
         self._waiting: defaultdict[int, deque[tuple[Item, asyncio.Future[Result]]]] = defaultdict(deque)
         self._cells: asyncio.Queue[int] = asyncio.Queue()
         self._scheduled: set[int] = set()
@@ -46,7 +47,7 @@ class CommitBatcher(Generic[Item, Result]):
 
     async def serve(self) -> None:
         async with asyncio.TaskGroup() as lanes:
-            for _ in range(LANES):
+            for _ in range(self._lanes):
                 lanes.create_task(self._serve_lane())
 
     def _schedule(self, cell: int) -> None:
@@ -58,9 +59,12 @@ class CommitBatcher(Generic[Item, Result]):
         while True:
             cell = await self._cells.get()
             waiting = self._waiting[cell]
-            batch = [waiting.popleft() for _ in range(min(len(waiting), BATCH_ITEMS_MAX))]
+            taken = [waiting.popleft() for _ in range(min(len(waiting), BATCH_ITEMS_MAX))]
+            # Whoever gave up waiting has made other arrangements, or told its client that nothing happened.
+            batch = [(item, done) for item, done in taken if not done.done()]
             try:
-                await self._commit(cell, batch)
+                if batch:
+                    await self._commit(cell, batch)
             finally:
                 self._scheduled.discard(cell)
                 if waiting:

@@ -1,14 +1,20 @@
-"""The way to PostgreSQL: one pool, transactions that are retried where that is safe, migrations."""
+"""The way to PostgreSQL: one pool, transactions that are retried where that is safe, migrations.
+
+While `watch` runs, a database that is away is asked by nobody else: reads and writes fail at once until it
+answers again, so that no call spends its time on finding out what is known.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from random import SystemRandom
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 import orjson
+import structlog
 
 from cordboard.storage.queries import sql_directory
 
@@ -24,6 +30,15 @@ else:
 POOL_SIZE_MAX: Final = 12
 # A statement that takes longer is stuck, not slow: the longest one writes a batch of some 10 ms.
 COMMAND_TIMEOUT_S: Final = 10.0
+# A connection of the pool, or a new one: some 10 ms of a busy server, and three seconds on a lost packet.
+CONNECT_TIMEOUT_S: Final = 3.0
+# How often a database that is silent is asked whether it is there, and how long it may think about that.
+# After the second failure, some 3 s, whoever waits for it is told that it is away.
+HEARTBEAT_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 1.0
+# Between attempts to reach it again: a restart takes 0.3 s, a failover minutes.
+BACKOFF_MIN_S: Final = 0.1
+BACKOFF_MAX_S: Final = 2.0
 # A lost race is over within some ms; after this many something else is wrong.
 RETRIES_MAX: Final = 5
 
@@ -31,6 +46,9 @@ RETRIES_MAX: Final = 5
 MIGRATION_LOCK: Final = 0x0C04DB0A
 
 Result = TypeVar("Result")
+
+_DICE: Final = SystemRandom()
+_log = structlog.get_logger(__name__)
 
 
 # How a connection ends under us; `InternalClientError` is asyncpg's for a server killed in mid-answer.
@@ -43,10 +61,10 @@ _LOST: Final = (
 )
 _AWAY: Final = (
     *_LOST,
-    asyncpg.AdminShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    # It stops, starts, crashed, or was told to drop us.
+    asyncpg.OperatorInterventionError,
+    # Too many connections; no memory or disk left.
+    asyncpg.InsufficientResourcesError,
 )
 
 
@@ -65,6 +83,104 @@ class Database:
         self._dsn = dsn
         self._connect_kwargs = connect_kwargs
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._in_use: set[Connection] = set()
+        # While nobody watches, nobody would ever find out that it is back.
+        self._watchers = 0
+        self._up = asyncio.Event()
+        self._up.set()
+        self._suspected = asyncio.Event()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answered when it was last asked."""
+        return self._up.is_set()
+
+    async def wait_until_up(self) -> None:
+        await self._up.wait()
+
+    def suspect(self) -> None:
+        """It did not answer somebody in time, or a connection was lost: have it looked at now.
+
+        Until that is done nobody else waits for it; if it is well, that is a millisecond.
+        """
+        if self._watchers:
+            self._up.clear()
+            self._suspected.set()
+
+    async def watch(self) -> None:
+        """Find out when it goes away, and when it is back; a task of the owner."""
+        self._watchers += 1
+        try:
+            while True:
+                try:
+                    await self._watch_while_up()
+                except (DatabaseAway, TimeoutError):
+                    self._up.clear()
+                await self._come_back()
+        finally:
+            self._watchers -= 1
+            self._up.set()
+
+    async def _watch_while_up(self) -> None:
+        """Return when somebody suspects it. Raises DatabaseAway, TimeoutError."""
+        connection = await self._probe_connection()
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await self._suspected.wait()
+                        return
+                with _translated():
+                    async with asyncio.timeout(PROBE_TIMEOUT_S):
+                        await connection.execute("SELECT 1")
+        finally:
+            connection.terminate()
+
+    async def _come_back(self) -> None:
+        backoff_s = BACKOFF_MIN_S
+        failures = 0
+        while True:
+            self._suspected.clear()
+            try:
+                connection = await self._probe_connection()
+            except (DatabaseAway, TimeoutError) as away:
+                failures += 1
+                if failures == 1:
+                    _log.warning("database.away", error=type(away.__cause__ or away).__name__)
+                # Whoever still waits for an answer gets none: what hangs is cut, not waited for.
+                for in_use in list(self._in_use):
+                    _cut(in_use)
+                # Nodes that lost it at the same moment do not come back at the same moment.
+                await asyncio.sleep(backoff_s * (0.5 + _DICE.random()))
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            else:
+                connection.terminate()
+                break
+        if failures:
+            _log.info("database.back", attempts=failures + 1)
+            if self._pool is not None:
+                # Those that were idle may lead to a machine that is gone.
+                await self._pool.expire_connections()
+        self._up.set()
+
+    async def _probe_connection(self) -> asyncpg.Connection[asyncpg.Record]:
+        """A new connection that has answered. Raises DatabaseAway, TimeoutError."""
+        with _translated():
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+                    self._dsn, **self._connect_kwargs
+                )
+                try:
+                    await connection.execute("SELECT 1")
+                except BaseException:
+                    connection.terminate()
+                    raise
+        return connection
+
+    @property
+    def connect_kwargs(self) -> dict[str, Any]:
+        """For another pool on the same database."""
+        return {"dsn": self._dsn, **self._connect_kwargs}
 
     async def connect(self) -> None:
         """Raises DatabaseAway."""
@@ -76,6 +192,7 @@ class Database:
                 min_size=2,
                 max_size=POOL_SIZE_MAX,
                 command_timeout=COMMAND_TIMEOUT_S,
+                timeout=CONNECT_TIMEOUT_S,
                 init=_prepare_connection,
                 reset=_leave_clean,
                 **self._connect_kwargs,
@@ -92,7 +209,12 @@ class Database:
     async def dedicated_connection(self) -> asyncpg.Connection[asyncpg.Record]:
         """A connection outside the pool, for LISTEN and NOTIFY. Raises DatabaseAway."""
         with _translated():
-            return await asyncpg.connect(self._dsn, command_timeout=COMMAND_TIMEOUT_S, **self._connect_kwargs)
+            return await asyncpg.connect(
+                self._dsn,
+                command_timeout=COMMAND_TIMEOUT_S,
+                timeout=CONNECT_TIMEOUT_S,
+                **self._connect_kwargs,
+            )
 
     async def read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         """Run `work`, which only reads, on one connection. Raises DatabaseAway."""
@@ -130,20 +252,50 @@ class Database:
             await transaction.start()
             try:
                 result = await work(connection)
+            except (*_AWAY, asyncio.CancelledError):
+                # A rollback would wait for a server that may hang; it does one itself when we are gone.
+                raise
             except BaseException:
                 if not connection.is_closed():
                     await transaction.rollback()
                 raise
             try:
                 await transaction.commit()
-            except _LOST as lost:
+            except _AWAY as lost:
+                self._lose(connection)
                 raise CommitUnknown("the connection was lost during a commit") from lost
             return result
 
-    def _acquired(self) -> asyncpg.pool.PoolAcquireContext[asyncpg.Record]:
-        if self._pool is None:
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        """A connection of the pool. One that was lost, or whose work was given up, is cut: it may hang."""
+        # The database may be closed while the connection is out.
+        pool = self._pool
+        if pool is None:
             raise DatabaseAway("not connected")
-        return self._pool.acquire(timeout=COMMAND_TIMEOUT_S)
+        if not self.is_up:
+            raise DatabaseAway("known to be away")
+        try:
+            connection = await pool.acquire(timeout=CONNECT_TIMEOUT_S)
+        except _AWAY:
+            self.suspect()
+            raise
+        self._in_use.add(connection)
+        try:
+            yield connection
+        except _AWAY:
+            self._lose(connection)
+            raise
+        except asyncio.CancelledError:
+            _cut(connection)
+            raise
+        finally:
+            self._in_use.discard(connection)
+            await pool.release(connection, timeout=CONNECT_TIMEOUT_S)
+
+    def _lose(self, connection: Connection) -> None:
+        _cut(connection)
+        self.suspect()
 
     async def migrate(self) -> int:
         """Bring the schema to this version, once however many engines start. Returns the version."""
@@ -166,6 +318,12 @@ class Database:
             return max(_migrations())
 
         return await self.write(run)
+
+
+def _cut(connection: Connection) -> None:
+    """Close it without a word to the server."""
+    with suppress(asyncpg.InterfaceError):  # It was cut before, and has left the pool.
+        connection.terminate()
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from cordboard.routing.model import Product
 from cordboard.storage.database import Connection
 from cordboard.storage.facts import EventKind, Facts
 from cordboard.storage.queries import load
+from cordboard.storage.resting import at_rest, masked_facts
+from cordboard.storage.sealing import NO_KEYS, DataKeys
 
 _SQL: Final = load("events")
 
@@ -178,18 +180,58 @@ class Claim:
     kind: EventKind
     # Those begun, this one included.
     attempts: int
-    created_at_us: int
+    # The same of those since it was last replayed, or ever; and since when it is to be told.
+    attempts_of_schedule: int
+    begun_at_us: int
     # Where the tenant wants to be told now; where it wanted to when the event was written, if nowhere now.
     endpoint: str = field(repr=False)
-    # As kept; `facts_of` reads them.
+    # As kept, perhaps sealed (a replayed event's); `DataKeys.facts_of` opens them, `facts_of` reads them.
     facts: Mapping[str, Any] = field(repr=False)
+    # `whsec_…`, the oldest first: each signs. None: it goes unsigned.
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
 
-class End(Enum):
-    """How an event leaves the outbox."""
-
+class EventState(Enum):
+    PENDING = "pending"
     DELIVERED = "delivered"
     DEAD = "dead"
+
+
+class AttemptError(Enum):
+    """Why an attempt was none that counts; the words of the attempts' column."""
+
+    # An answer other than 2xx.
+    REFUSED = "refused"
+    TIMED_OUT = "timed_out"
+    UNREACHABLE = "unreachable"
+    # An address where events may not go.
+    FORBIDDEN = "forbidden"
+    # What the tenant set is no http or https address.
+    BAD_ENDPOINT = "bad_endpoint"
+    # Facts of another version of the engine, or of an event that has no body yet.
+    NOT_WORDED = "not_worded"
+    # Nobody was asked: the endpoint was down until the event was too old.
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of an attempt, and becomes of its event: pending is given back, to be due again."""
+
+    claim: Claim
+    state: EventState
+    due_at_us: int | None = None
+    # For people: nothing of what was sent or answered, and no address.
+    result: str
+    at_us: int
+    ms: int = 0
+    # Of the answer, if there was one.
+    status: int | None = None
+    error: AttemptError | None = None
+
+    def __post_init__(self) -> None:
+        assert (self.state is EventState.PENDING) == (self.due_at_us is not None)
+        assert (self.state is EventState.DELIVERED) == (self.error is None)
 
 
 async def pending_lanes(connection: Connection) -> list[Lane]:
@@ -203,11 +245,17 @@ async def pending_lanes(connection: Connection) -> list[Lane]:
 
 
 async def claim(
-    connection: Connection, lanes: Sequence[Lane], now_us: int, lease_us: int, limit: int
+    connection: Connection,
+    lanes: Sequence[Lane],
+    now_us: int,
+    lease_us: int,
+    limit: int,
+    begun_before_us: int | None = None,
 ) -> list[Claim]:
     """Take at most `limit` due events out of these lanes of one cell; of each lane, the oldest first.
 
-    At most one of a subject, and none whose subject has an earlier event pending.
+    At most one of a subject, and none whose subject has an earlier event pending. With `begun_before_us`,
+    only events that old.
     """
     assert lanes, "a claim names its lanes"
     assert len({lane.cell for lane in lanes}) == 1, "a claim touches one cell"
@@ -220,6 +268,7 @@ async def claim(
         to_datetime(now_us),
         to_datetime(now_us + lease_us),
         limit,
+        None if begun_before_us is None else to_datetime(begun_before_us),
     )
     return [
         Claim(
@@ -231,34 +280,73 @@ async def claim(
             product=Product(row["product"]),
             kind=EventKind(row["kind"]),
             attempts=row["attempts"],
-            created_at_us=to_instant_us(row["created_at"]),
+            attempts_of_schedule=row["attempts"] - row["attempts_before_replay"],
+            begun_at_us=to_instant_us(row["replayed_at"] or row["created_at"]),
             endpoint=row["endpoint"],
             facts=row["facts"],
+            secrets=tuple(row["secrets"]),
         )
         for row in sorted(rows, key=lambda row: (row["due_at"], row["created_at"]))
     ]
 
 
-async def finish(connection: Connection, claim: Claim, end: End, last_result: str, now_us: int) -> bool:
-    """Whether the event left the outbox, and the next of its subject is due: not if the lease was lost."""
-    now = to_datetime(now_us)
-    # By a statement of its own, so that the others see what was committed before the lock was ours.
-    await connection.execute(_SQL["lock_subject"], claim.cell, claim.tenant_id, claim.subject)
-    done = await connection.fetchval(
-        _SQL["finish"], claim.cell, claim.id, claim.attempts, end.value, last_result, now
+async def record(
+    connection: Connection, cell: int, outcomes: Sequence[Outcome], now_us: int, keys: DataKeys = NO_KEYS
+) -> list[bool]:
+    """Write down what became of attempts; of each, whether its lease was still ours.
+
+    An event that left the outbox makes the next of its subject due. An attempt of a lost lease is logged,
+    and changes nothing else. With `keys`, the facts of what left are sealed; without, masked once delivered.
+    """
+    subjects = sorted({(outcome.claim.tenant_id, outcome.claim.subject) for outcome in outcomes})
+    await connection.execute(_SQL["lock_subjects"], cell, *_columns(subjects, 2))
+    rows = await connection.fetch(
+        _SQL["settle"],
+        cell,
+        [outcome.claim.id for outcome in outcomes],
+        [outcome.claim.attempts for outcome in outcomes],
+        [outcome.state.value for outcome in outcomes],
+        [None if outcome.due_at_us is None else to_datetime(outcome.due_at_us) for outcome in outcomes],
+        [outcome.result for outcome in outcomes],
+        to_datetime(now_us),
+        *_columns([_kept_after(outcome, keys) for outcome in outcomes], 4),
     )
-    if done is None:
-        return False
-    await connection.execute(_SQL["next_of_subject"], claim.cell, claim.tenant_id, claim.subject, now)
-    return True
+    ours = {(row["id"], row["attempts"]) for row in rows}
+    await connection.execute(
+        _SQL["log_attempts"],
+        cell,
+        [outcome.claim.id for outcome in outcomes],
+        [outcome.claim.attempts for outcome in outcomes],
+        [to_datetime(outcome.at_us) for outcome in outcomes],
+        [outcome.status for outcome in outcomes],
+        [outcome.ms for outcome in outcomes],
+        [None if outcome.error is None else outcome.error.value for outcome in outcomes],
+    )
+    are_ours = [(outcome.claim.id, outcome.claim.attempts) in ours for outcome in outcomes]
+    ended = sorted(
+        {
+            (outcome.claim.tenant_id, outcome.claim.subject)
+            for outcome, is_ours in zip(outcomes, are_ours, strict=True)
+            if is_ours and outcome.state is not EventState.PENDING
+        }
+    )
+    if ended:
+        await connection.execute(_SQL["next_of_subjects"], cell, *_columns(ended, 2), to_datetime(now_us))
+    return are_ours
 
 
-async def retry(connection: Connection, claim: Claim, due_at_us: int, last_result: str) -> bool:
-    """Whether the event was given back, to be due again at `due_at_us`: not if the lease was lost."""
-    done = await connection.fetchval(
-        _SQL["retry"], claim.cell, claim.id, claim.attempts, to_datetime(due_at_us), last_result
-    )
-    return done is not None
+def _kept_after(
+    outcome: Outcome, keys: DataKeys
+) -> tuple[dict[str, Any] | None, Mapping[str, Any] | None, str | None, str | None]:
+    """What is kept of an event that left the outbox: if it is to be masked, and else."""
+    claim, is_dead = outcome.claim, outcome.state is EventState.DEAD
+    if outcome.state is EventState.PENDING:
+        return None, None, None, None
+    return masked_facts(claim.facts), *at_rest(claim.id, claim.facts, keys, may_be_told_again=is_dead)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    return [[row[column] for row in rows] for column in range(count)]
 
 
 async def pending_count(connection: Connection) -> int:

@@ -29,7 +29,7 @@ _SQL: Final = load("feed")
 
 # A reader that is further behind than this loads the board anew; some 400 bytes a row.
 FEED_KEPT_S: Final = 3_600
-# One step of the applier: about 10 ms of work in the loop that also answers calls.
+# The applier takes them in smaller steps.
 ROWS_PER_READ_MAX: Final = 200
 SNAPSHOT_ROWS_PER_STEP: Final = 500
 

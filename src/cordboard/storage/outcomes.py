@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final, NamedTuple, assert_never
 from uuid import UUID
 
@@ -12,7 +13,7 @@ import asyncpg
 
 from cordboard.clock import to_datetime, to_instant_us
 from cordboard.routing.allocate import Standing, side_key
-from cordboard.routing.changes import AllocationStands, Change
+from cordboard.routing.changes import AllocationStands, Change, PinFailed
 from cordboard.routing.model import (
     Admission,
     AllocationId,
@@ -128,7 +129,23 @@ async def _tell(
             events.append(_verified(item, id, standing))
     if events:
         await add_events(connection, cell, events, now_us)
-    return await feed.append(connection, cell, changes, now_us) if changes else None
+    # Told to the windows of every node. Nobody waits for that: a window that is late by the feed's poll
+    # lets a guess or two through.
+    failed = [
+        PinFailed(
+            item.call.tenant_id,
+            item.call.virtual_number,
+            item.call.caller,
+            entry_name(item.call, item.outcome.digest),
+            item.at_us,
+        )
+        for item in items
+        if isinstance(item.outcome, WrongPin)
+    ]
+    if not changes and not failed:
+        return None
+    position = await feed.append(connection, cell, [*changes, *failed], now_us)
+    return position if changes else None
 
 
 def _by_lock(items: Iterable[NewOutcome]) -> dict[UUID, list[Outcome]]:
@@ -252,23 +269,21 @@ async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey
     }
 
 
-class Failure(NamedTuple):
-    """A wrong PIN on record, for the sliding windows."""
-
-    tenant_id: str
-    virtual_number: E164
-    caller: E164 | None
-    at_us: int
+def entry_name(call: CallKey, digest: bytes) -> bytes:
+    """Names one entry of one call among all entries there are."""
+    where = f"{call.tenant_id}\0{call.virtual_number:d}\0{call.caller or WITHHELD:d}\0{call.call_sid}\0"
+    return blake2b(where.encode() + digest, digest_size=16).digest()
 
 
-async def recent_failures(connection: Connection, since_us: int) -> list[Failure]:
+async def recent_failures(connection: Connection, since_us: int) -> list[PinFailed]:
     """All failures since then, the oldest first."""
     rows = await connection.fetch(_SQL["recent_failures"], list(range(256)), to_datetime(since_us))
     return [
-        Failure(
+        PinFailed(
             row["tenant_id"],
             E164(row["virtual_number"]),
             _caller(row["caller"]),
+            entry_name(_call_key(row), row["digits_digest"]),
             to_instant_us(row["verified_at"]),
         )
         for row in rows
@@ -299,7 +314,8 @@ def _verified(item: NewOutcome, id: UUID, standing: Standing) -> NewEvent:
         tenant_id=item.call.tenant_id,
         subject=str(id),
         product=standing.allocation.product,
-        # Once for each person and allocation; nobody knows whether two withheld callers are one.
+        # Once for each person and allocation; nobody knows whether two withheld callers are one. Retention
+        # and erasure look for keys of this form (sql/queries).
         once_key=None if caller is None else f"verified:{id}:{caller.plus}",
         facts=VerifiedFacts(
             transaction_id=standing.client_id,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -24,6 +25,12 @@ _SQL: Final = load("provisioning")
 
 # 192 random bits: nobody guesses one of a million tokens in the life of the universe.
 SECRET_BYTES: Final = 24
+
+
+# What the Standard Webhooks scheme asks for is 24 to 64; as many as the digest has.
+WEBHOOK_SECRET_BYTES: Final = 32
+# Rotation takes two. Each is one more signature of 50 characters in a header of every event.
+WEBHOOK_SECRETS_MAX: Final = 5
 
 
 class CredentialKind(Enum):
@@ -45,6 +52,14 @@ class NoSuchVirtualNumber(Exception):
 
 class NoSuchCredential(Exception):
     pass
+
+
+class TooManyWebhookSecrets(Exception):
+    pass
+
+
+class LastWebhookSecret(Exception):
+    """Without it events would no longer be signed."""
 
 
 class NumberProvisioned(Exception):
@@ -117,22 +132,42 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
+class NewWebhookSecret:
+    """`whsec_…`, shown once, here; who subscribes checks signatures with it."""
+
+    id: UUID
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSecret:
+    id: UUID
+    created_at_us: int
+    # None while events are signed with it.
+    retired_at_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewTenant:
     tenant: Tenant
     api_token: NewCredential
     applet_key: NewCredential
+    webhook_secret: NewWebhookSecret
     position: Position
 
 
 def digest_of_secret(secret: str) -> bytes:
     """SHA-256: enough for secrets of 192 random bits, which no dictionary holds."""
-    return hashlib.sha256(secret.encode()).digest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).digest()
 
 
 async def add_tenant(
     database: Database, tenant_id: str, settings: Mapping[str, Any], now_us: int
 ) -> NewTenant:
-    """Make a tenant in the least used cell, with a first token and key. Raises TenantExists."""
+    """Make a tenant in the least used cell, with a first token, key and webhook secret.
+
+    Raises TenantExists.
+    """
 
     async def run(connection: Connection) -> NewTenant:
         cell = await connection.fetchval(_SQL["least_used_cell"])
@@ -144,7 +179,8 @@ async def add_tenant(
         tenant = Tenant(tenant_id, cell, tenant_no, dict(settings), now_us)
         token = await _insert_credential(connection, tenant, CredentialKind.API_TOKEN, now_us)
         key = await _insert_credential(connection, tenant, CredentialKind.APPLET_KEY, now_us)
-        return NewTenant(tenant, token, key, await _tell(connection, tenant, now_us))
+        secret = await _insert_webhook_secret(connection, tenant, now_us)
+        return NewTenant(tenant, token, key, secret, await _tell(connection, tenant, now_us))
 
     return await database.write(run)
 
@@ -193,6 +229,8 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
         for table in (
             "credentials",
+            "throttles",
+            "webhook_secrets",
             "verifications",
             "calls",
             "call_ends",
@@ -338,6 +376,68 @@ async def delete_credential(
         return await _tell(connection, tenant, now_us)
 
     return await database.write(run)
+
+
+async def add_webhook_secret(database: Database, tenant_id: str, now_us: int) -> NewWebhookSecret:
+    """From now on events are signed with it, too. Raises NoSuchTenant, TooManyWebhookSecrets."""
+
+    async def run(connection: Connection) -> NewWebhookSecret:
+        tenant = await _tenant(connection, tenant_id, "lock_tenant")
+        secrets_of_tenant = await _webhook_secrets(connection, tenant)
+        if sum(secret.retired_at_us is None for secret in secrets_of_tenant) >= WEBHOOK_SECRETS_MAX:
+            raise TooManyWebhookSecrets
+        return await _insert_webhook_secret(connection, tenant, now_us)
+
+    return await database.write(run)
+
+
+async def list_webhook_secrets(database: Database, tenant_id: str) -> list[WebhookSecret]:
+    """The oldest first, without the secrets themselves. Raises NoSuchTenant."""
+
+    async def run(connection: Connection) -> list[WebhookSecret]:
+        return await _webhook_secrets(connection, await _tenant(connection, tenant_id, "tenant"))
+
+    return await database.read(run)
+
+
+async def retire_webhook_secret(database: Database, tenant_id: str, id: UUID, now_us: int) -> None:
+    """From now on nothing is signed with it. Raises NoSuchTenant, NoSuchCredential, LastWebhookSecret."""
+
+    async def run(connection: Connection) -> None:
+        tenant = await _tenant(connection, tenant_id, "lock_tenant")
+        live = {
+            secret.id for secret in await _webhook_secrets(connection, tenant) if secret.retired_at_us is None
+        }
+        if id not in live:
+            raise NoSuchCredential
+        if live == {id}:
+            raise LastWebhookSecret
+        await connection.execute(
+            _SQL["retire_webhook_secret"], tenant.cell, tenant_id, id, to_datetime(now_us)
+        )
+
+    await database.write(run)
+
+
+async def _webhook_secrets(connection: Connection, tenant: Tenant) -> list[WebhookSecret]:
+    rows = await connection.fetch(_SQL["webhook_secrets"], tenant.cell, tenant.id)
+    return [
+        WebhookSecret(
+            row["id"],
+            to_instant_us(row["created_at"]),
+            None if row["retired_at"] is None else to_instant_us(row["retired_at"]),
+        )
+        for row in rows
+    ]
+
+
+async def _insert_webhook_secret(connection: Connection, tenant: Tenant, now_us: int) -> NewWebhookSecret:
+    words = base64.b64encode(secrets.token_bytes(WEBHOOK_SECRET_BYTES)).decode()
+    new = NewWebhookSecret(uuid4(), f"whsec_{words}")
+    await connection.execute(
+        _SQL["insert_webhook_secret"], tenant.cell, tenant.id, new.id, new.secret, to_datetime(now_us)
+    )
+    return new
 
 
 async def _tenant(connection: Connection, tenant_id: str, query: str) -> Tenant:

@@ -19,7 +19,7 @@ from cordboard.routing.choose import Kind
 from cordboard.routing.model import Allocation, AllocationId
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.tenant import VnChoice
-from cordboard.storage import allocations
+from cordboard.storage import allocations, feed
 from cordboard.storage.allocations import (
     AllocationName,
     AlreadyReleased,
@@ -47,6 +47,7 @@ from cordboard.storage.allocations import (
 from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
+from cordboard.storage.sealing import NO_KEYS, DataKeys, Sealed, bound_to_answer
 from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.picks import Picks
 from cordboard.switchboard.tenants import TenantView
@@ -105,8 +106,10 @@ class Allocating:
         propagation_timeout_s: float,
         wake_sender: Callable[[], None],
         ring_bell: Callable[[], None],
+        keys: DataKeys = NO_KEYS,
     ) -> None:
         self._database = database
+        self._keys = keys
         self._keeper = keeper
         self._metrics = metrics
         self._clock = clock
@@ -259,7 +262,7 @@ class Allocating:
                 if refused.fault.code in _AFTER_CLIENT_ID and await self._has_client_id(tenant, wish):
                     raise Unacceptable([wish.client_id_taken]) from None
                 raise
-            kept = None if key is None else Idempotency(key.key, key.body_digest, answer_of(standing))
+            kept = None if key is None else self._keep(tenant, key, answer_of(standing))
             new = NewAllocation(tenant.tenant_no, standing, kept, is_second_try)
             with self._picks.noted(tenant.id, standing.allocation) if wish.picks else nullcontext():
                 try:
@@ -336,9 +339,12 @@ class Allocating:
         ids = ended.get(tenant.cell)
         if not ids:
             return False
-        position = await self._database.write(
-            partial(allocations.release_ended, cell=tenant.cell, ids=ids, now_us=now_us)
-        )
+
+        async def release(connection: Connection) -> Position | None:
+            changes = await allocations.release_changes(connection, tenant.cell, ids, now_us)
+            return await feed.append(connection, tenant.cell, changes, now_us) if changes else None
+
+        position = await self._database.write(release)
         self._wake_sender()
         return position is None or await self._is_propagated(position)
 
@@ -382,10 +388,19 @@ class Allocating:
         )
         if kept is None:
             return None
-        body_digest, answer = kept
-        if body_digest != key.body_digest:
+        if kept.body_digest != key.body_digest:
             raise KeyTaken
-        return Repeated(answer)
+        if kept.sealed_with is None:
+            return Repeated(kept.answer)
+        sealed = Sealed(kept.sealed_with, kept.answer)
+        return Repeated(self._keys.open(sealed, bound_to_answer(tenant.id, key.key)))
+
+    def _keep(self, tenant: TenantView, key: IdempotencyKey, answer: bytes) -> Idempotency:
+        """An answer names numbers and PINs: it is kept sealed if there is a key to do it."""
+        if not self._keys:
+            return Idempotency(key.key, key.body_digest, answer)
+        sealed = self._keys.seal(answer, bound_to_answer(tenant.id, key.key))
+        return Idempotency(key.key, key.body_digest, sealed.data, sealed.key_id)
 
     async def _is_propagated(self, position: Position) -> bool:
         self._ring_bell()

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, assert_never
 from weakref import WeakValueDictionary
 
 from cordboard.clock import Clock
+from cordboard.routing.changes import PinFailed
 from cordboard.routing.decide import decide
 from cordboard.routing.explain import Explanation, explain
 from cordboard.routing.model import (
@@ -32,14 +33,14 @@ from cordboard.routing.model import (
     WrongPin,
 )
 from cordboard.routing.numbers import E164, Pin
-from cordboard.routing.progress import Hop, after, entry_of
+from cordboard.routing.progress import Hop, after, entry_of, with_outcome
 from cordboard.storage import outcomes
-from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text, record_ends
-from cordboard.storage.commits import CommitBatcher
+from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.facts import Insights
-from cordboard.storage.outcomes import CallKey, NewOutcome, Recorded
+from cordboard.storage.outcomes import CallKey, NewOutcome
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.throttle import Throttle
@@ -89,7 +90,7 @@ class EndReport:
 
 
 class CallAnswering:
-    """The shell around `decide`. `run` serves its commits in a task of the owner."""
+    """The shell around `decide`."""
 
     def __init__(
         self,
@@ -97,38 +98,25 @@ class CallAnswering:
         keeper: BoardKeeper,
         progress: ProgressTables,
         records: CallRecords,
+        recording: Recording,
         throttle: Throttle,
         metrics: Metrics,
         clock: Clock,
-        wake_sender: Callable[[], None],
         ring_bell: Callable[[], None],
     ) -> None:
         self._database = database
         self._keeper = keeper
         self._progress = progress
         self._records = records
+        self._recording = recording
         self._throttle = throttle
         self._metrics = metrics
         self._clock = clock
-        self._wake_sender = wake_sender
         self._ring_bell = ring_bell
         self._ways_in: dict[tuple[int, str], CallKey] = {}
         self._older_ways_in: dict[tuple[int, str], CallKey] = {}
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
         self._turns: WeakValueDictionary[CallKey, asyncio.Lock] = WeakValueDictionary()
-        self._outcomes: CommitBatcher[NewOutcome, Recorded] = CommitBatcher(
-            database,
-            lambda connection, cell, items: outcomes.record(connection, cell, items, clock.now_us()),
-        )
-        self._ends: CommitBatcher[NewEnd, None] = CommitBatcher(
-            database,
-            lambda connection, cell, items: record_ends(connection, cell, items, clock.now_us()),
-        )
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as batches:
-            batches.create_task(self._outcomes.serve())
-            batches.create_task(self._ends.serve())
 
     def way_in(self, tenant: TenantView, call_sid: str) -> WayIn | None:
         """The VN and caller that are known under a CallSid."""
@@ -161,7 +149,7 @@ class CallAnswering:
     async def answer(
         self, tenant: TenantView, caller: Caller, keyed: Keyed, *, is_recorded: bool
     ) -> Decision:
-        """The decision for one hop; what it verified is durable. Raises DatabaseAway, CommitUnknown."""
+        """The decision for one hop; what it verified is durable. Raises SpoolFull, SpoolUnusable."""
         call_sid, virtual_number, number = caller
         if call_sid is None or virtual_number is None:
             at_once = self.answer_at_once(tenant, caller, is_recorded=is_recorded)
@@ -187,7 +175,7 @@ class CallAnswering:
             return explain(call, board, at_us), exceeded
 
     async def end(self, tenant: TenantView, report: EndReport) -> None:
-        """Record how a call ended, once for its CallSid. Raises DatabaseAway, CommitUnknown."""
+        """Record how a call ended, once for its CallSid. Raises SpoolFull, SpoolUnusable."""
         now_us = self._clock.now_us()
         waiting: CallRow | None = None
         derived: CallRow | None = None
@@ -203,7 +191,7 @@ class CallAnswering:
             )
             if isinstance(decision, Connect):
                 derived = CallRow(call, decision, now_us)
-        await self._ends.submit(
+        await self._recording.end(
             tenant.cell,
             NewEnd(
                 tenant_id=tenant.id,
@@ -222,7 +210,6 @@ class CallAnswering:
                 derived=derived,
             ),
         )
-        self._wake_sender()
 
     def _answer_without_sid(self, tenant: TenantView, virtual_number: E164, caller: E164 | None) -> Decision:
         decision = self._decide(tenant, virtual_number, caller, NoEntry(), NEW_CALL)
@@ -257,11 +244,19 @@ class CallAnswering:
         exceeded = self._throttle.exceeded(
             tenant.id, tenant.settings, call.virtual_number, call.caller, now_us
         )
+        counted: PinFailed | None = None
         if isinstance(entry, PinEntry):
-            self._throttle.count_failure(tenant.id, call.virtual_number, call.caller, now_us)
+            name = outcomes.entry_name(call, entry.digest)
+            counted = PinFailed(tenant.id, call.virtual_number, call.caller, name, now_us)
+            self._throttle.count(counted)
         decision = self._decide(tenant, call.virtual_number, call.caller, entry, progress, exceeded)
-        if isinstance(entry, PinEntry) and not isinstance(decision.outcome, WrongPin):
-            self._throttle.take_back(tenant.id, call.virtual_number, call.caller, now_us)
+        if counted is not None and not isinstance(decision.outcome, WrongPin):
+            self._throttle.take_back(counted)
+        if isinstance(decision, Refuse) and decision.reason is Reason.THROTTLED:
+            scope = self._throttle.refused(
+                tenant.id, tenant.settings, call.virtual_number, call.caller, now_us
+            )
+            self._metrics.throttled.labels(scope.value).inc()
         return decision
 
     async def _record(
@@ -273,7 +268,7 @@ class CallAnswering:
         progress: Progress,
     ) -> tuple[Decision, Progress]:
         """Make the outcome durable, then answer by what is on record: the first outcome stands."""
-        recorded = await self._outcomes.submit(
+        recorded = await self._recording.outcome(
             tenant.cell,
             NewOutcome(
                 call=call,
@@ -286,17 +281,20 @@ class CallAnswering:
         )
         is_right = isinstance(outcome, RightPin)
         self._metrics.pin_outcomes.labels("success" if is_right else "failure").inc()
-        self._wake_sender()
-        if recorded.position is not None:
-            self._ring_bell()
-            await self._keeper.wait_for(recorded.position, JOIN_WAIT_S)
-        progress = progress._replace(
-            failures=recorded.progress.failures,
-            tried=recorded.progress.tried,
-            admission=recorded.progress.admission,
-            prompt_open=False,
-            last_entry=recorded.progress.last_entry,
-        )
+        if recorded is None:
+            # In the spool: what this node knows of the call is all that can be known of it now.
+            progress = with_outcome(progress, outcome, progress.failures + (not is_right))
+        else:
+            if recorded.position is not None:
+                self._ring_bell()
+                await self._keeper.wait_for(recorded.position, JOIN_WAIT_S)
+            progress = progress._replace(
+                failures=recorded.progress.failures,
+                tried=recorded.progress.tried,
+                admission=recorded.progress.admission,
+                prompt_open=False,
+                last_entry=recorded.progress.last_entry,
+            )
         # Decided anew: while the commit was waited for, the allocation may have been released.
         final = self._decide(tenant, call.virtual_number, call.caller, NoEntry(), progress)
         if isinstance(final, Connect) and is_right:
@@ -349,8 +347,6 @@ class CallAnswering:
                 counter.count(decision.last_entry)
             case Refuse():
                 counter.count(decision.reason)
-                if decision.reason is Reason.THROTTLED:
-                    self._metrics.throttled.inc()
             case unmatched:
                 assert_never(unmatched)
         return decision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -10,16 +11,16 @@ from typing import Final
 import structlog
 
 from cordboard.clock import SECOND_US, Clock
-from cordboard.storage import allocations, calls, feed
+from cordboard.storage import allocations, calls, feed, throttles
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
-from cordboard.switchboard.throttle import Throttle
+from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
 
 # Nobody is connected past the end of an allocation whatever this does; it tells the end, within 1 s.
 EXPIRY_S: Final = 0.5
-# One transaction: about 20 ms, between which calls and changes of the cell go on.
-ENDED_PER_COMMIT_MAX: Final = 200
+# One transaction: about 25 ms of the database, and 1 ms of the loop at a time.
+ENDED_PER_COMMIT_MAX: Final = 100
 HOUSEKEEPING_S: Final = 60.0
 
 _log = structlog.get_logger(__name__)
@@ -61,13 +62,16 @@ class Expiry:
             if not ended:
                 return
             for cell, ids in ended.items():
-                position = await self._database.write(
+                started_s = time.perf_counter()
+                released = await self._database.write(
                     partial(allocations.release_ended, cell=cell, ids=ids, now_us=now_us)
                 )
-                if position is not None:
-                    self._metrics.allocation_changes.labels("expired").inc(len(ids))
+                if released:
+                    self._metrics.allocation_changes.labels("expired").inc(released)
                     self._ring_bell()
                     self._wake_sender()
+                # However many end at once, a third of the time is for calls and for the API alone.
+                await asyncio.sleep((time.perf_counter() - started_s) / 2)
 
     async def keep_house(self) -> None:
         """Clear what has had its time. Raises DatabaseAway, CommitUnknown."""
@@ -77,6 +81,8 @@ class Expiry:
         for cell in await self._database.read(partial(allocations.cells_to_clear, now_us=now_us)):
             await self._database.write(partial(allocations.clear_cell, cell=cell, now_us=now_us))
         await self._database.write(partial(feed.trim, older_than_us=now_us - feed.FEED_KEPT_S * SECOND_US))
+        oldest_us = now_us - WINDOW_S_MAX * SECOND_US
+        await self._database.write(partial(throttles.forget_cleared, older_than_us=oldest_us))
         self._throttle.forget_old(now_us)
         while self._progress.sweep(now_us):  # noqa: ASYNC110 - calls are answered between the steps.
             await asyncio.sleep(0)

@@ -1,4 +1,7 @@
-"""Keeps the board equal to the database: loads it, applies the feed, and says how old it is."""
+"""Keeps the board equal to the database: loads it, applies the feed, and says how old it is.
+
+The windows of wrong PINs follow the same feed.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,14 @@ from cordboard.storage import feed
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Connection, Database, DatabaseAway
 from cordboard.storage.feed import Position
+from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
 from cordboard.tables.records import BOARD_VERSION
 
 # The safety net under the bell: without it a change is at most this late.
 POLL_S: Final = 0.1
+# The loop that applies them answers calls, too: some 0.5 ms, a transaction of its own included.
+APPLIED_PER_STEP: Final = 20
 AWAY_BACKOFF_S: Final = 0.5
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -33,9 +39,12 @@ _log = structlog.get_logger(__name__)
 class BoardKeeper:
     """Owns the board's directory. `open` before use, `run` in a task of the owner, `close` at the end."""
 
-    def __init__(self, database: Database, bell: Bell, directory: Path, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, bell: Bell, throttle: Throttle, directory: Path, clock: Clock
+    ) -> None:
         self._database = database
         self._bell = bell
+        self._throttle = throttle
         self._directory = directory
         self._clock = clock
         self._tables: BoardTables | None = None
@@ -64,6 +73,7 @@ class BoardKeeper:
                 self._use(tables)
                 _log.info("board.kept", allocations=tables.allocation_count())
                 await self._catch_up()
+                await self._database.read_snapshot(self._restore_throttle)
                 return
             tables.close()
         await self._load(stamp)
@@ -74,7 +84,9 @@ class BoardKeeper:
             try:
                 await self._catch_up()
             except DatabaseAway:
-                await asyncio.sleep(AWAY_BACKOFF_S)
+                if self._database.is_up:
+                    await asyncio.sleep(AWAY_BACKOFF_S)
+                await self._database.wait_until_up()
                 await self._check_history()
             else:
                 await self._bell.wait(POLL_S)
@@ -105,11 +117,11 @@ class BoardKeeper:
             if not rows:
                 self._equal_at_us = asked_at_us
                 return
-            # A step at a time: the loop that applies them answers calls, too.
-            for start in range(0, len(rows), feed.ROWS_PER_READ_MAX):
-                step = rows[start : start + feed.ROWS_PER_READ_MAX]
+            for start in range(0, len(rows), APPLIED_PER_STEP):
+                step = rows[start : start + APPLIED_PER_STEP]
                 try:
                     self.tables.apply(step)
+                    self._throttle.follow(step)
                 except FeedGap as gap:
                     _log.warning("board.gap", cell=gap.cell)
                     await self._load(await self._expected_stamp())
@@ -147,6 +159,7 @@ class BoardKeeper:
                 tables.load(cell, changes)
                 await asyncio.sleep(0)
             tables.set_positions(heads)
+            await self._restore_throttle(connection)
 
         asked_at_us = self._clock.now_us()
         try:
@@ -165,6 +178,9 @@ class BoardKeeper:
             if other != directory:
                 shutil.rmtree(other, ignore_errors=True)
         _log.info("board.loaded", allocations=tables.allocation_count(), generation=generation)
+
+    async def _restore_throttle(self, connection: Connection) -> None:
+        await self._throttle.restore(connection, self._clock.now_us())
 
     def _use(self, tables: BoardTables) -> None:
         self._tables = tables

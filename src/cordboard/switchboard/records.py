@@ -72,10 +72,24 @@ class CallRecords:
                 for cell, rows in by_cell.items():
                     for start in range(0, len(rows), ROWS_PER_WRITE_MAX):
                         part = rows[start : start + ROWS_PER_WRITE_MAX]
-                        await self._database.write(partial(calls.write_rows, cell=cell, rows=part))
+                        await self._write(cell, part)
             except BaseException:
                 # Rows may be written twice, which changes nothing, but not be lost.
                 self._waiting = {**self._in_hand, **self._waiting}
                 raise
             finally:
                 self._in_hand = {}
+
+    async def _write(self, cell: int, rows: list[CallRow]) -> None:
+        """Write them; what the database refuses is dropped, and the others are not kept from it."""
+        try:
+            await self._database.write(partial(calls.write_rows, cell=cell, rows=rows))
+        except (DatabaseAway, CommitUnknown):
+            raise
+        except Exception as error:  # A row that can never be written must not end the engine.
+            if len(rows) > 1:
+                for row in rows:
+                    await self._write(cell, [row])
+                return
+            _log.error("records.refused", error=type(error).__name__)
+            self._metrics.call_rows_dropped.inc()

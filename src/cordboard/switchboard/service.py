@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cordboard.clock import Clock
@@ -11,11 +12,14 @@ from cordboard.settings import Settings
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Database
 from cordboard.storage.feed import Position
+from cordboard.storage.sealing import DataKeys
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.tenants import TenantDirectory
+from cordboard.switchboard.throttle import Throttle
 from cordboard.telemetry import Metrics
 
 
@@ -29,9 +33,13 @@ class Switchboard:
     keeper: BoardKeeper
     tenants: TenantDirectory
     records: CallRecords
+    recording: Recording
+    throttle: Throttle
     answering: CallAnswering
     allocating: Allocating
     postal_regions: PostalRegions
+    keys: DataKeys
+    wake_sender: Callable[[], None]
 
     async def propagate(self, position: Position) -> bool:
         """Tell everybody of a committed change; whether this node routes by it already."""
@@ -41,8 +49,9 @@ class Switchboard:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.database.watch())
             tasks.create_task(self.bell.run())
             tasks.create_task(self.keeper.run())
             tasks.create_task(self.records.run())
-            tasks.create_task(self.answering.run())
+            tasks.create_task(self.recording.run())
             tasks.create_task(self.allocating.run())

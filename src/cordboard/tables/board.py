@@ -22,8 +22,10 @@ from cordboard.routing.changes import (
     FeedRow,
     MemberLeft,
     MemberStands,
+    PinFailed,
     TenantGone,
     TenantStands,
+    ThrottleCleared,
     VirtualNumberGone,
     VirtualNumberStands,
     decode,
@@ -409,6 +411,8 @@ class BoardTables:
                 txn.put(change.tenant_id.encode(), encode(change)[1].encode(), db=self.tenants)
             case TenantGone(tenant_id):
                 txn.delete(tenant_id.encode(), db=self.tenants)
+            case PinFailed() | ThrottleCleared():
+                pass  # For the windows (switchboard/throttle.py); here only the position counts.
             case unmatched:
                 assert_never(unmatched)
 

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from cordboard.routing.allocate import Code, Fault, Unacceptable
 from cordboard.routing.numbers import E164, parse_number
-from cordboard.routing.tenant import parse_settings
-from cordboard.storage import provisioning
+from cordboard.routing.tenant import parse_settings, rate_text
+from cordboard.storage import erasing, provisioning, throttles
 from cordboard.storage.provisioning import (
     NewVirtualNumber,
     NoSuchTenant,
@@ -27,6 +27,8 @@ from cordboard.storage.provisioning import (
     VirtualNumber,
 )
 from cordboard.switchboard.service import Switchboard
+from cordboard.switchboard.tenants import TenantView
+from cordboard.switchboard.throttle import WindowState
 from cordboard.web import credentials
 from cordboard.web.account_time import iso_text
 from cordboard.web.auth import TENANT_ID, check_admin
@@ -36,10 +38,15 @@ from cordboard.web.documents import (
     AppletKeyDeleted,
     AppletKeyMade,
     AppletKeysShown,
+    PersonErased,
     TenantDeleted,
     TenantMade,
     TenantShown,
     TenantsShown,
+    ThrottlesCleared,
+    ThrottlesClearQuery,
+    ThrottlesQuery,
+    ThrottlesShown,
     TokenDeleted,
     TokenMade,
     TokensShown,
@@ -48,10 +55,12 @@ from cordboard.web.documents import (
     VirtualNumbersShown,
 )
 from cordboard.web.envelope import propagation, response
-from cordboard.web.errors import expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.errors import Refused, expect_continue, new_request_id, problem_of, refusal
 from cordboard.web.explain import EXPLAIN, explained
 from cordboard.web.openapi import ADMIN_API, Operation, Route
+from cordboard.web.query import Query
 from cordboard.web.schemas import (
+    EraseBody,
     NewTenantBody,
     NewTokenBody,
     NewVirtualNumbersBody,
@@ -59,9 +68,13 @@ from cordboard.web.schemas import (
     checked,
 )
 from cordboard.web.tenant_settings import checked_settings
+from cordboard.webhooks.destinations import Destinations
 
 TENANTS_PATH: Final = "/admin/v1/tenants"
 TENANT_PATH: Final = f"{TENANTS_PATH}/{{tenant}}"
+ERASE_PATH: Final = "/admin/v1/erase"
+# Under attack there is a window for each made-up caller; who looks for one of them knows its number.
+WINDOWS_SHOWN_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +107,7 @@ class Admin:
                 TENANTS_PATH,
                 self._add_tenant,
                 Operation(
-                    "Make a tenant, with an API token and an applet key",
+                    "Make a tenant, with an API token, an applet key and a webhook secret",
                     body=NewTenantBody,
                     data=TenantMade,
                     status=201,
@@ -171,6 +184,43 @@ class Admin:
                 self._explain,
                 replace(EXPLAIN, codes=(*EXPLAIN.codes, Code.NOT_FOUND)),
             ),
+            self._route(
+                "POST",
+                ERASE_PATH,
+                self._erase,
+                Operation(
+                    "Erase one person everywhere",
+                    description=(
+                        "Out of live and released allocations, calls, verifications and events. An erasure"
+                        " that was broken off is finished by the same request again."
+                    ),
+                    body=EraseBody,
+                    data=PersonErased,
+                    codes=(Code.NOT_FOUND, Code.BAD_NUMBER),
+                ),
+            ),
+            self._route(
+                "GET",
+                f"{TENANT_PATH}/throttles",
+                self._list_throttles,
+                Operation(
+                    "List the windows of wrong PINs",
+                    query=ThrottlesQuery,
+                    data=ThrottlesShown,
+                    codes=(Code.NOT_FOUND, Code.UNSUPPORTED_FILTER, Code.BAD),
+                ),
+            ),
+            self._route(
+                "DELETE",
+                f"{TENANT_PATH}/throttles",
+                self._clear_throttles,
+                Operation(
+                    "Lift the tenant's own window of wrong PINs, or a caller's, a virtual number's, or all",
+                    query=ThrottlesClearQuery,
+                    data=ThrottlesCleared,
+                    codes=(Code.NOT_FOUND, Code.UNSUPPORTED_FILTER, Code.BAD, Code.BAD_NUMBER),
+                ),
+            ),
             *self._credential_routes(
                 f"{TENANT_PATH}/tokens", TOKENS, "API token", (TokenMade, TokensShown, TokenDeleted)
             ),
@@ -186,7 +236,7 @@ class Admin:
 
     async def _add_tenant(self, request: web.Request) -> Shown:
         body = checked(NewTenantBody, await read_object(request))
-        given = checked_settings(body.settings or {})
+        given = checked_settings(body.settings or {}, Destinations.of_settings(self._switchboard.settings))
         settings = {key: value for key, value in given.items() if value is not None}
         made = await provisioning.add_tenant(self._database, body.id, settings, self._now_us())
         is_propagated = await self._switchboard.propagate(made.position)
@@ -194,6 +244,7 @@ class Admin:
             "id": made.tenant.id,
             "api_token": made.api_token.secret,
             "applet_key": made.applet_key.secret,
+            "webhook_secret": made.webhook_secret.secret,
         }
         return Shown(shown, 201, propagation(is_propagated))
 
@@ -288,11 +339,60 @@ class Admin:
         return number
 
     async def _explain(self, request: web.Request) -> Shown:
+        tenant = self._tenant_view(request)
+        # Who may make tokens with the right to reveal has it.
+        return Shown(explained(self._switchboard, request, tenant, may_reveal=True))
+
+    # ── throttles ────────────────────────────────────────────────────────────
+
+    async def _list_throttles(self, request: web.Request) -> Shown:
+        tenant = self._tenant_view(request)
+        is_whole = Query(request, tenant.settings, ThrottlesQuery).flag("reveal")
+        states = list(self._switchboard.throttle.states(tenant.id, tenant.settings, self._now_us()))
+        states.sort(key=lambda state: (state.full_until_us is None, -state.failures))
+        return Shown(
+            {"windows": [_window_shown(state, is_whole=is_whole) for state in states[:WINDOWS_SHOWN_MAX]]}
+        )
+
+    async def _clear_throttles(self, request: web.Request) -> Shown:
+        tenant = self._tenant_view(request)
+        query = Query(request, tenant.settings, ThrottlesClearQuery)
+        caller, virtual_number, is_all = query.number("caller"), query.number("vn"), query.flag("all")
+        if sum((caller is not None, virtual_number is not None, is_all)) > 1:
+            raise Refused(Code.BAD, "caller, vn and all: at most one of them may be given.")
+        scope = throttles.scope_of(caller, virtual_number, is_all=is_all)
+        position = await throttles.lift(
+            self._database, tenant.id, scope, caller or virtual_number, self._now_us()
+        )
+        is_propagated = await self._switchboard.propagate(position)
+        shown = {"id": tenant.id, "scope": "all" if scope is None else scope.value}
+        return Shown(shown, headers=propagation(is_propagated))
+
+    def _tenant_view(self, request: web.Request) -> TenantView:
+        """Raises NoSuchTenant."""
         tenant = self._switchboard.tenants.get(_tenant_id(request))
         if tenant is None:
             raise NoSuchTenant
-        # Who may make tokens with the right to reveal has it.
-        return Shown(explained(self._switchboard, request, tenant, may_reveal=True))
+        return tenant
+
+    async def _erase(self, request: web.Request) -> Shown:
+        body = checked(EraseBody, await read_object(request))
+        country = parse_settings({}).country
+        if body.tenant is not None:
+            tenant = await provisioning.get_tenant(self._database, body.tenant)
+            country = parse_settings(tenant.settings).country
+        number = parse_number(body.number, country)
+        if number is None:
+            raise Unacceptable([Fault(Code.BAD_NUMBER, "number", "number is not a telephone number.")])
+        switchboard = self._switchboard
+        # Answered calls are written behind: those of this moment go as well.
+        await switchboard.records.flush()
+        erased = await erasing.erase(
+            self._database, number, body.tenant, switchboard.keys, self._now_us(), is_dry_run=body.dry_run
+        )
+        switchboard.wake_sender()
+        propagated = [await switchboard.propagate(position) for position in erased.positions]
+        return Shown(erased.to_json(), headers=propagation(all(propagated)))
 
     # ── credentials ──────────────────────────────────────────────────────────
 
@@ -362,6 +462,19 @@ class Admin:
 
     def _now_us(self) -> int:
         return self._switchboard.clock.now_us()
+
+
+def _window_shown(state: WindowState, *, is_whole: bool) -> Mapping[str, Any]:
+    scope, caller, virtual_number = state.window
+    until_us = state.full_until_us
+    return {
+        "scope": scope.value,
+        "caller": None if caller is None else caller.plus if is_whole else str(caller),
+        "vn": None if virtual_number is None else virtual_number.plus,
+        "failures": state.failures,
+        "limit": rate_text(state.rate),
+        "full_until": None if until_us is None else iso_text(until_us, "UTC"),
+    }
 
 
 def _tenant_id(request: web.Request) -> str:

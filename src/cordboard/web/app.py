@@ -15,20 +15,27 @@ from aiohttp import web
 
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.admin import admin_routes
+from cordboard.web.bodies import BODY_TIMEOUT_S
 from cordboard.web.documentation import Documentation
 from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
-from cordboard.web.fast_lane import FastLane
+from cordboard.web.fast_lane import Connections, FastLane, Limits, tell_answered
 from cordboard.web.health import Health
 from cordboard.web.rest import rest_routes
 
 # Ten legs with insights make a query of some 6 kB (exotel.md 2.2); ten times that is no call any more.
 REQUEST_LINE_BYTES_MAX: Final = 64 << 10
 HEADER_BYTES_MAX: Final = 16 << 10
+# Proxies add a dozen to those of a platform.
+HEADERS_MAX: Final = 64
+# All of these at once is no request either: the longest line, and two headers as long as they may be.
+HEAD_BYTES_MAX: Final = REQUEST_LINE_BYTES_MAX + 2 * HEADER_BYTES_MAX
 # Bulk bodies are the largest that a handler reads; each handler has its own, smaller limit.
 BODY_BYTES_MAX: Final = 4 << 20
 # Platforms fetch with keep-alive and with pauses between the hops of a call.
 KEEPALIVE_S: Final = 75.0
+# For the rest of a body that nobody wants, so that the client reads our answer before its connection ends.
+LINGERING_S: Final = 2.0
 # Connections that wait to be taken: a platform's burst of new calls, each with one of its own.
 BACKLOG: Final = 1024
 
@@ -44,23 +51,35 @@ async def serving(
     Raises OSError if the port is taken.
     """
     exotel = Exotel(switchboard)
+    settings = switchboard.settings
     runner = web.AppRunner(
         build_app(switchboard, exotel, admin_token),
         access_log=None,
         handle_signals=False,
         keepalive_timeout=KEEPALIVE_S,
+        lingering_time=LINGERING_S,
         logger=_ServerLog(),
         max_line_size=REQUEST_LINE_BYTES_MAX,
         max_field_size=HEADER_BYTES_MAX,
+        max_headers=HEADERS_MAX,
         shutdown_timeout=shutdown_timeout_s,
     )
     await runner.setup()
     make_aiohttp = runner.server
     assert make_aiohttp is not None, "a runner that is set up has a server"
-    host, port = switchboard.settings.host, switchboard.settings.port
+    limits = Limits(
+        connections_max=settings.connections_max,
+        keepalive_s=KEEPALIVE_S,
+        head_s=settings.header_timeout_s,
+        unread_s=settings.body_timeout_s,
+        head_bytes_max=HEAD_BYTES_MAX,
+    )
+    connections = Connections(limits, make_aiohttp, exotel.passthru_at_once)
+    switchboard.metrics.connections.set_function(lambda: len(connections.open))
+    host, port = settings.host, settings.port
     try:
         server = await asyncio.get_running_loop().create_server(
-            lambda: FastLane(make_aiohttp, exotel.passthru_at_once, KEEPALIVE_S),
+            lambda: FastLane(connections),
             host,
             port,
             reuse_address=True,
@@ -71,12 +90,14 @@ async def serving(
             yield f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
         finally:
             server.close()
+            connections.close_idle()
     finally:
         await runner.cleanup()
 
 
 def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
-    app = web.Application(client_max_size=BODY_BYTES_MAX)
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[tell_answered])
+    app[BODY_TIMEOUT_S] = switchboard.settings.body_timeout_s
     routes = [
         *exotel.routes(),
         *rest_routes(switchboard),
@@ -113,7 +134,7 @@ def _tell(exc_info: object) -> None:
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     if isinstance(error, BaseException):
         places = traceback.extract_tb(error.__traceback__)
-        stack = [f"{Path(place.filename).name}:{place.lineno} {place.name}" for place in places]
-        _log.warning("http.error", error=type(error).__name__, stack=stack)
+        frames = [f"{Path(place.filename).name}:{place.lineno} {place.name}" for place in places]
+        _log.warning("http.error", error=type(error).__name__, frames=frames)
     else:
         _log.warning("http.error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import orjson
@@ -15,10 +16,21 @@ from cordboard.web.errors import Refused
 JSON_BYTES_MAX: Final = 256 << 10
 # 100 GreenPins, or the numbers of a whole operator's block.
 BULK_BYTES_MAX: Final = 4 << 20
+# The application's setting: how long a body may take to arrive.
+BODY_TIMEOUT_S: Final = web.AppKey("body_timeout_s", float)
 
 
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
-    """Raises Refused (413/17), having read at most a little more than `bytes_max`."""
+    """Raises Refused (413/17, 400/5), having read at most a little more than `bytes_max`."""
+    timeout_s = request.config_dict[BODY_TIMEOUT_S]
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read_bytes(request, bytes_max)
+    except TimeoutError:
+        raise Refused(Code.BAD, f"The body did not arrive within {timeout_s:g} s.") from None
+
+
+async def _read_bytes(request: web.Request, bytes_max: int) -> bytes:
     too_large = Refused(Code.TOO_MANY, f"The body is larger than {bytes_max} bytes.")
     if (request.content_length or 0) > bytes_max:
         raise too_large

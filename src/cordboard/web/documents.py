@@ -329,6 +329,82 @@ class VerificationData(_Answer):
     verified_at: IsoTime
 
 
+# ── events ───────────────────────────────────────────────────────────────────
+
+EventKindWord = Literal["call_completed", "deallocated", "verified", "verification_failed"]
+EventStateWord = Literal["pending", "delivered", "dead"]
+
+
+class EventListQuery(ListQuery):
+    state: EventStateWord | None = None
+    kind: EventKindWord | None = None
+
+
+class EventData(_Answer):
+    id: Annotated[UUID, Field(description="The `webhook-id` of its deliveries.")]
+    kind: EventKindWord
+    product: Literal["greenvn", "greenpin"]
+    subject: Annotated[str, Field(description="What is told of in order: an allocation, else a CallSid.")]
+    seq: Annotated[int, Field(description="Its number in its subject: `cordboard-sequence`.")]
+    state: EventStateWord
+    attempts: Annotated[int, Field(description="Begun so far.")]
+    endpoint: Annotated[str | None, Field(description="Host and port that it goes to.")]
+    due_at: Annotated[IsoTime | None, Field(description="Null behind an earlier event of its subject.")]
+    created_at: IsoTime
+    replayed_at: IsoTime | None
+    finished_at: IsoTime | None
+    last_result: str | None
+
+
+class AttemptData(_Answer):
+    attempt: int
+    at: IsoTime
+    status: Annotated[int | None, Field(description="Of the answer, if there was one.")]
+    ms: int
+    error: (
+        Literal["refused", "timed_out", "unreachable", "forbidden", "bad_endpoint", "not_worded", "expired"]
+        | None
+    )
+
+
+class EventShownData(EventData):
+    attempt_log: Annotated[list[AttemptData], Field(description="The last 100, the latest first.")]
+    body: Annotated[
+        dict[str, Any] | None,
+        Field(description="Numbers and PINs masked, unless revealed; null if its data key is missing."),
+    ]
+
+
+class EventQuery(BaseModel):
+    reveal: (
+        Annotated[Literal["true", "false"], Field(description="Numbers and PINs whole, for tokens that may.")]
+        | None
+    ) = None
+
+
+class EventsReplayedData(_Answer):
+    replayed: Annotated[int, Field(description="How many events are pending again; masked ones stay.")]
+
+
+class WebhookSecretMade(_Answer):
+    secret_id: UUID
+    webhook_secret: Annotated[Secret, Field(pattern="^whsec_")]
+
+
+class WebhookSecretShown(_Answer):
+    secret_id: UUID
+    created_at: IsoTime
+    retired_at: Annotated[IsoTime | None, Field(description="Null while events are signed with it.")]
+
+
+class WebhookSecretsShown(_Answer):
+    webhook_secrets: list[WebhookSecretShown]
+
+
+class WebhookSecretDeleted(_Answer):
+    secret_id: UUID
+
+
 # ── explain and pool ─────────────────────────────────────────────────────────
 
 
@@ -370,6 +446,43 @@ class RefuseData(_Answer):
 class ThrottledData(_Answer):
     caller: Annotated[bool, Field(description="Too many wrong PINs by this caller.")]
     shared: Annotated[bool, Field(description="Too many on this number or of this tenant.")]
+
+
+class ThrottlesQuery(BaseModel):
+    reveal: Annotated[Literal["true", "false"], Field(description="Callers' numbers whole.")] | None = None
+
+
+class ThrottlesClearQuery(BaseModel):
+    caller: Annotated[str, Field(description="Lift what stands against this caller.")] | None = None
+    vn: (
+        Annotated[
+            str, Field(description="Lift what stands on this virtual number, also for withheld callers.")
+        ]
+        | None
+    ) = None
+    all: Annotated[Literal["true", "false"], Field(description="Lift everything of the tenant.")] | None = (
+        None
+    )
+
+
+class ThrottleWindow(_Answer):
+    scope: Annotated[
+        Literal["caller", "vn", "tenant"], Field(description="Withheld callers share one window for each VN.")
+    ]
+    caller: Annotated[str | None, Field(description="Masked unless revealed.")]
+    vn: E164Text | None
+    failures: Annotated[int, Field(description="Wrong PINs inside the window now.")]
+    limit: Annotated[str, Field(description="As in the settings: `60/1h`.")]
+    full_until: Annotated[IsoTime | None, Field(description="When entries are taken again; null: they are.")]
+
+
+class ThrottlesShown(_Answer):
+    windows: Annotated[list[ThrottleWindow], Field(description="The full ones first; at most 1,000.")]
+
+
+class ThrottlesCleared(_Answer):
+    id: TenantId
+    scope: Literal["caller", "vn", "tenant", "all"]
 
 
 class CandidateData(_Answer):
@@ -462,6 +575,7 @@ class TenantMade(_Answer):
     id: TenantId
     api_token: Secret
     applet_key: Secret
+    webhook_secret: Annotated[Secret, Field(pattern="^whsec_")]
 
 
 class TenantInList(_Answer):
@@ -480,6 +594,23 @@ class TenantShown(_Answer):
     cell: int
     settings: Annotated[dict[str, Any], Field(description="Those that were set.")]
     created_at: IsoTime
+
+
+class PersonErased(_Answer):
+    """How many of each kind; a second time nothing is left."""
+
+    memberships: int
+    allocations_updated: int
+    allocations_released: int
+    vaulted_allocations: int
+    cooling_numbers: int
+    calls: int
+    call_ends: int
+    verifications: int
+    events_masked: int
+    events_masked_after_delivery: int
+    event_keys: int
+    idempotent_answers: int
 
 
 class TenantDeleted(_Answer):
@@ -571,3 +702,6 @@ class ConnectReply(_Answer):
 class Readiness(_Answer):
     ready: bool
     board_age_s: float
+    database_up: bool
+    # Outcomes and ends that wait for the database.
+    spool_records: int

@@ -18,12 +18,16 @@ from aiohttp import web
 from cordboard.routing.allocate import Code, Unacceptable
 from cordboard.storage.allocations import AlreadyReleased, NotFound
 from cordboard.storage.database import CommitUnknown, DatabaseAway
+from cordboard.storage.event_records import EventMasked, NoSuchEvent, StillPending
 from cordboard.storage.provisioning import (
+    WEBHOOK_SECRETS_MAX,
     HasLiveAllocations,
+    LastWebhookSecret,
     NoSuchCredential,
     NoSuchTenant,
     NoSuchVirtualNumber,
     TenantExists,
+    TooManyWebhookSecrets,
 )
 from cordboard.switchboard.allocating import KeyTaken, StillRunning
 from cordboard.web.envelope import envelope, response
@@ -66,7 +70,7 @@ MEANING_OF: Final[Mapping[Code, str]] = {
     Code.REGION: "a region that is not served",
     Code.BAD_NUMBER: "not a telephone number, or one that may not be a party",
     Code.TOO_MANY: "too large, too many items or too many requests",
-    Code.CLIENT_ID_TAKEN: "the id or key is in use",
+    Code.CLIENT_ID_TAKEN: "the id or key is in use, or what it names does not allow it now",
     Code.PIN_OR_NUMBER_TAKEN: "a PIN or number is registered already",
     Code.DELETED: "deleted already, or past its end",
     Code.DATE_RANGE: "a range that ends before it begins",
@@ -134,6 +138,22 @@ def problem_of(error: Exception) -> Problem:
             return Problem(Code.NOT_FOUND, "number: the tenant has no such virtual number.")
         case NoSuchCredential():
             return Problem(Code.NOT_FOUND, "The tenant has nothing under this id.")
+        case NoSuchEvent():
+            return Problem(Code.NOT_FOUND, "event_id: the tenant has no such event.")
+        case StillPending():
+            message = "event_id: the event is pending; what was not delivered yet cannot be replayed."
+            return Problem(Code.CLIENT_ID_TAKEN, message)
+        case EventMasked():
+            message = (
+                "event_id: the event is masked; what it told is no longer kept, so it cannot be replayed."
+            )
+            return Problem(Code.CLIENT_ID_TAKEN, message)
+        case TooManyWebhookSecrets():
+            message = f"A tenant has at most {WEBHOOK_SECRETS_MAX} webhook secrets; delete one first."
+            return Problem(Code.CLIENT_ID_TAKEN, message)
+        case LastWebhookSecret():
+            message = "secret_id: it is the last one; make another first, or events would go unsigned."
+            return Problem(Code.CLIENT_ID_TAKEN, message)
         case HasLiveAllocations(count=count):
             what = "1 live allocation stands" if count == 1 else f"{count} live allocations stand"
             return Problem(
@@ -151,7 +171,7 @@ def problem_of(error: Exception) -> Problem:
             )
             return Problem(Code.INTERNAL, message, 503, headers=RETRY_SOON)
         case _:
-            _log.error("http.fault", error=type(error).__name__, stack=_stack_of(error))
+            _log.error("http.fault", error=type(error).__name__, frames=_frames_of(error))
             return Problem(Code.INTERNAL, "Internal error; it was logged.")
 
 
@@ -230,7 +250,7 @@ async def expect_continue(request: web.Request) -> web.StreamResponse | None:
     return None
 
 
-def _stack_of(error: BaseException) -> list[str]:
+def _frames_of(error: BaseException) -> list[str]:
     """Where it was raised, in words that hold no value of a variable."""
     frames = traceback.extract_tb(error.__traceback__)
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]

@@ -22,23 +22,30 @@ from cordboard.routing.model import AskPin, Connect, Decision, LastEntry, Reason
 from cordboard.routing.numbers import parse_number
 from cordboard.routing.progress import Hop, clean_digits
 from cordboard.storage.calls import CallType, decision_text
-from cordboard.storage.database import CommitUnknown, DatabaseAway
 from cordboard.storage.facts import Insights
+from cordboard.storage.spool import SpoolFull, SpoolUnusable
 from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
-from cordboard.web.auth import basic_credentials
+from cordboard.web.auth import TENANT_ID, basic_credentials
 from cordboard.web.documents import AppletQuery, ConnectReply, GatherReply, PassthruQuery
 from cordboard.web.openapi import APPLETS, JSON, OPEN, TEXT, Header, Operation, Route, Said
+from cordboard.web.query import is_storable
 from cordboard.web.reply import Reply
 
-# LMDB keys and a CallSid of 32 characters (exotel.md 1.2) both stay far below.
-CALL_SID_CHARACTERS_MAX: Final = 128
+# A CallSid has 32 of them (exotel.md 1.2); LMDB's keys end at 511 bytes, and not every character can be kept.
+# What is none counts as missing, so that nobody who has to enter a PIN gets anywhere with it.
+_CALL_SID: Final = re.compile(r"[!-~]{1,128}", re.ASCII)
+# What a platform says of a call is kept as it is up to here: addresses of recordings have some 200.
+TEXT_CHARACTERS_MAX: Final = 2_048
+# No record takes these; nobody keys them in, or calls a recording so.
+_UNPRINTABLE: Final = re.compile(r"[^ -~]", re.ASCII)
 # The longest input that a Gather may ask for (exotel.md 6).
 DIGITS_MAX: Final = 255
 # Between keys and before the first one; production uses 5 to 15, and some saw 10 refused (exotel.md 6).
 INPUT_TIMEOUT_S: Final = 6
 DURATION_S_MAX: Final = 2**31 - 1
+SECONDS_DIGITS_MAX: Final = 100
 
 # Of the 15 to 40 parameters of a request; one search for these takes half as long as splitting
 # them all, as long as it begins with a character to look for.
@@ -105,7 +112,7 @@ class Exotel:
                 return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
             try:
                 response = await self._respond(applet, tenant, query, request)
-            except (DatabaseAway, CommitUnknown, TimeoutError) as away:
+            except (SpoolFull, SpoolUnusable, TimeoutError) as away:
                 response = self._fault(applet, tenant, query, type(away).__name__)
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
                 _log.exception("applet.fault", applet=applet.value, error=type(error).__name__)
@@ -145,7 +152,9 @@ class Exotel:
         return reply
 
     def _authenticate(self, request: web.Request, query: Query) -> TenantView | None:
-        tenant = self._switchboard.tenants.get(request.match_info["tenant"])
+        tenant_id = request.match_info["tenant"]
+        # Looked up only if it could be one: the board's keys have a length.
+        tenant = self._switchboard.tenants.get(tenant_id) if TENANT_ID.fullmatch(tenant_id) else None
         if tenant is None:
             return None
         key = request.match_info.get("key") or _text(query, "key")
@@ -180,7 +189,7 @@ class Exotel:
     def _caller(self, tenant: TenantView, query: Query) -> Caller:
         country = tenant.settings.country
         call_sid: str | None = _text(query, "CallSid")
-        if not call_sid or len(call_sid) > CALL_SID_CHARACTERS_MAX:
+        if not call_sid or not _CALL_SID.fullmatch(call_sid):
             call_sid = None
         called, calling = _text(query, "CallTo"), _text(query, "CallFrom")
         if called:
@@ -330,22 +339,27 @@ def _text(query: Query, name: str) -> str:
 
 
 def _text_or_none(query: Query, name: str) -> str | None:
-    """A value that platforms leave out, send empty, or send as the text `null`."""
+    """A value that platforms leave out, send empty, or send as the text `null`, or that no record takes."""
     value = _text(query, name)
-    return None if value in ("", "null") else value
+    if value in ("", "null") or len(value) > TEXT_CHARACTERS_MAX or not is_storable(value):
+        return None
+    return value
 
 
 def _keyed(applet: Applet, query: Query) -> Keyed:
     return Keyed(
         Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet],
-        clean_digits(_text(query, "digits"))[:DIGITS_MAX],
+        clean_digits(_UNPRINTABLE.sub("", _text(query, "digits")))[:DIGITS_MAX],
         _text_or_none(query, "StartTime"),
     )
 
 
 def _seconds(text: str) -> int:
     digits = text.partition(".")[0]
-    return min(int(digits), DURATION_S_MAX) if digits.isascii() and digits.isdigit() else 0
+    if not (digits.isascii() and digits.isdigit()):
+        return 0
+    # Python itself refuses to read a number of some thousand digits.
+    return min(int(digits), DURATION_S_MAX) if len(digits) <= SECONDS_DIGITS_MAX else DURATION_S_MAX
 
 
 def _conversation_s(parameters: Sequence[tuple[str, str]]) -> int:

@@ -1,17 +1,25 @@
-"""The shortest way for the hop that nearly every call consists of: a plain GET of the passthru applet.
+"""What stands before aiohttp on each connection: limits, and the shortest way for the hop that nearly every
+call consists of, a plain GET of the passthru applet.
 
-It stands before aiohttp on each connection. A request that it recognises to the last byte, and that can be
-answered at once, is answered in the call that brought its bytes: no task, no router, no request object.
-At the first one that is anything else, the connection becomes aiohttp's for good, so that there is one
-reader of HTTP for everything that needs one. `python -m benchmarks passthru` says what it is worth.
+A request that is recognised to the last byte, and that can be answered at once, is answered in the call that
+brought its bytes: no task, no router, no request object. The first one that is anything else brings aiohttp
+in, which then answers everything on that connection, so that there is one reader of HTTP for all that needs
+one. `python -m benchmarks passthru` says what it is worth.
+
+Before and behind that, a connection is closed whose client is too slow or says too much: aiohttp waits for
+the rest of a request, and for the reading of an answer, as long as the client likes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Final, cast
+
+import structlog
+from aiohttp import web
 
 # Printable ASCII without the blank and `#`; a longer query, more headers or a body are aiohttp's to judge.
 _PLAIN: Final = re.compile(
@@ -23,62 +31,210 @@ _MEANINGFUL: Final = re.compile(
     rb"\n(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
     re.IGNORECASE,
 )
+_HEAD_ENDS: Final = b"\r\n\r\n"
+_HAS_BODY: Final = re.compile(rb"\n(?:content-length|transfer-encoding)", re.IGNORECASE)
 
 AnswerPlain = Callable[[str, str], bytes | None]
 """(tenant id, raw query) → the reply's bytes, or None if it cannot be given at once."""
 
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of the connections of one server. All times are real ones."""
+
+    connections_max: int
+    # Between requests, and before the first.
+    keepalive_s: float
+    # From the first byte of a request to the end of its headers.
+    head_s: float
+    # For which a client may leave an answer unread.
+    unread_s: float
+    # Request line and headers together.
+    head_bytes_max: int
+
+
+@dataclass(slots=True)
+class Connections:
+    """Those that are open."""
+
+    limits: Limits
+    make_aiohttp: Callable[[], asyncio.BaseProtocol]
+    answer: AnswerPlain
+    open: set[FastLane] = field(default_factory=set)
+    _refusals: int = 0
+
+    def admit(self, connection: FastLane) -> bool:
+        if len(self.open) >= self.limits.connections_max:
+            # A line for the first, and then for every thousandth: a flood must not fill the log as well.
+            if self._refusals % 1_000 == 0:
+                _log.warning("http.connections_max", refused=self._refusals + 1)
+            self._refusals += 1
+            return False
+        self.open.add(connection)
+        return True
+
+    def close_idle(self) -> None:
+        """Close those of which aiohttp knows nothing; it closes its own."""
+        for connection in list(self.open):
+            connection.close_if_plain()
+
 
 class FastLane(asyncio.Protocol):
-    """One connection. `make_aiohttp` makes the protocol that takes over."""
+    """One connection."""
 
-    __slots__ = ("_answer", "_heard_at_s", "_http", "_idle", "_keepalive_s", "_loop", "_transport")
+    __slots__ = (
+        "_begins",
+        "_connections",
+        "_head_bytes",
+        "_heard_at_s",
+        "_http",
+        "_is_beyond_head",
+        "_loop",
+        "_rest",
+        "_timer",
+        "_transport",
+        "_unread_timer",
+    )
 
-    def __init__(
-        self, make_aiohttp: Callable[[], asyncio.BaseProtocol], answer: AnswerPlain, keepalive_s: float
-    ) -> None:
-        self._http = cast("asyncio.Protocol", make_aiohttp())
-        self._answer = answer
-        self._keepalive_s = keepalive_s
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._heard_at_s = self._loop.time()
-        self._idle: asyncio.TimerHandle | None = None
+        self._http: asyncio.Protocol | None = None
+        # Bytes of a head that has not ended, and its last three; whether the present request is beyond it.
+        self._head_bytes = 0
+        self._begins = b""
+        # What came behind a head without a body: the beginning of the next request.
+        self._rest = b""
+        self._is_beyond_head = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        # aiohttp knows the connection from the start, and closes it when the engine stops.
-        self._http.connection_made(transport)
-        self._idle = self._loop.call_later(self._keepalive_s, self._close_if_idle)
+        if self._connections.admit(self):
+            self._timer = self._loop.call_later(self._connections.limits.keepalive_s, self._close_if_idle)
+        else:
+            self._refuse(b"503 Service Unavailable", b"Retry-After: 1\r\n")
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at_s = self._loop.time()
-        plain = _PLAIN.fullmatch(data)
-        if plain is not None and _MEANINGFUL.search(data, plain.end(2)) is None:
-            reply = self._answer(plain[1].decode(), plain[2].decode())
-            if reply is not None:
-                self._transport.write(reply)
+        http = self._http
+        if http is None:
+            self._heard_at_s = self._loop.time()
+            plain = _PLAIN.fullmatch(data)
+            if plain is not None and _MEANINGFUL.search(data, plain.end(2)) is None:
+                reply = self._connections.answer(plain[1].decode(), plain[2].decode())
+                if reply is not None:
+                    self._transport.write(reply)
+                    return
+            if self._transport.is_closing():
                 return
-        self._leave_lane()
-        self._transport.set_protocol(self._http)
-        self._http.data_received(data)
+            http = self._bring_in_aiohttp()
+        if self._is_beyond_head:
+            self._rest = b""
+            http.data_received(data)
+        elif self._is_head_within_limits(data):
+            http.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._leave_lane()
-        self._http.connection_lost(exc)
+        self._connections.open.discard(self)
+        self._stop_timer()
+        self.resume_writing()
+        if self._http is not None:
+            self._http.connection_lost(exc)
 
     def eof_received(self) -> bool | None:
-        return self._http.eof_received()
+        return None if self._http is None else self._http.eof_received()
 
     def pause_writing(self) -> None:
-        """Whoever sends hops and reads no replies has himself to blame: the connection ends."""
-        self._transport.abort()
+        if self._http is None:
+            # Whoever sends hops and reads no replies has himself to blame: the connection ends.
+            self._transport.abort()
+            return
+        self._http.pause_writing()
+        self._unread_timer = self._loop.call_later(self._connections.limits.unread_s, self._transport.abort)
 
-    def _leave_lane(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
+    def resume_writing(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+            if self._http is not None:
+                self._http.resume_writing()
+
+    def answered(self) -> None:
+        """aiohttp has answered a request that was received whole: what comes next is a head."""
+        self._is_beyond_head = False
+        if self._rest:
+            # It came behind the request, and may be all that comes.
+            self._head_bytes, self._begins, self._rest = len(self._rest), self._rest[-3:], b""
+            self._await_head()
+
+    def close_if_plain(self) -> None:
+        if self._http is None:
+            self._transport.close()
+
+    def _bring_in_aiohttp(self) -> asyncio.Protocol:
+        self._stop_timer()
+        http = self._http = cast("asyncio.Protocol", self._connections.make_aiohttp())
+        http.connection_made(self._transport)
+        return http
+
+    def _is_head_within_limits(self, data: bytes) -> bool:
+        """Follow the head of a request to its end; refuse one that is too long, and wait for the rest of it
+        for a limited time."""
+        # Blank lines before a request mean nothing.
+        begins = self._begins + data if self._head_bytes else data.lstrip(b"\r\n")
+        if _HEAD_ENDS in begins:
+            self._is_beyond_head = True
+            self._head_bytes, self._begins = 0, b""
+            self._rest = b"" if _HAS_BODY.search(data) else begins.rpartition(_HEAD_ENDS)[2]
+            self._stop_timer()
+            return True
+        self._head_bytes += len(data)
+        self._begins = begins[-3:]
+        limits = self._connections.limits
+        if self._head_bytes > limits.head_bytes_max:
+            self._refuse(b"431 Request Header Fields Too Large")
+            return False
+        self._await_head()
+        return True
+
+    def _await_head(self) -> None:
+        if self._timer is None:
+            limit_s = self._connections.limits.head_s
+            self._timer = self._loop.call_later(limit_s, self._refuse, b"408 Request Timeout")
+
+    def _refuse(self, status: bytes, header: bytes = b"") -> None:
+        if not self._transport.is_closing():
+            self._transport.write(
+                b"HTTP/1.1 %b\r\n%bContent-Length: 0\r\nConnection: close\r\n\r\n" % (status, header)
+            )
+            self._transport.close()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _close_if_idle(self) -> None:
-        rest_s = self._heard_at_s + self._keepalive_s - self._loop.time()
+        rest_s = self._heard_at_s + self._connections.limits.keepalive_s - self._loop.time()
         if rest_s <= 0:
             self._transport.close()
         else:
-            self._idle = self._loop.call_later(rest_s, self._close_if_idle)
+            self._timer = self._loop.call_later(rest_s, self._close_if_idle)
+
+
+@web.middleware
+async def tell_answered(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Let the connection know that a request is over, if its body is; else aiohttp still reads that."""
+    try:
+        return await handler(request)
+    finally:
+        if request.content.is_eof() and request.transport is not None:
+            connection = request.transport.get_protocol()
+            if isinstance(connection, FastLane):
+                connection.answered()

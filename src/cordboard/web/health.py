@@ -10,7 +10,9 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from cordboard.routing.model import ThrottleScope
 from cordboard.routing.numbers import PIN_DIGITS_MAX
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage import events
 from cordboard.storage.database import DatabaseAway
 from cordboard.switchboard.service import Switchboard
@@ -45,10 +47,16 @@ class Health:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        """200 while the board is equal to the database or was a moment ago, else 503."""
+        """200 while the board is equal to the database or was a moment ago, else 503. A node that cannot keep
+        up still decides its calls; where there are others, they are better sent there."""
         age_s = self._switchboard.keeper.age_s()
         is_ready = age_s <= self._switchboard.settings.staleness_max_s
-        report = {"ready": is_ready, "board_age_s": round(age_s, 3)}
+        report = {
+            "ready": is_ready,
+            "board_age_s": round(age_s, 3),
+            "database_up": self._switchboard.database.is_up,
+            "spool_records": self._switchboard.recording.spool.records,
+        }
         return web.Response(
             status=200 if is_ready else 503,
             body=orjson.dumps(report),
@@ -79,13 +87,25 @@ class Health:
                 metrics.pool_free_pins.labels(tenant.id, str(length)).set(fewest)
             await asyncio.sleep(0)
 
+    def _settings_of(self, tenant_id: str) -> TenantSettings | None:
+        tenant = self._switchboard.tenants.get(tenant_id)
+        return None if tenant is None else tenant.settings
+
     async def _metrics(self, _: web.Request) -> web.Response:
         metrics = self._switchboard.metrics
         tables = self._switchboard.keeper.tables
         metrics.allocations_live.set(tables.allocation_count())
         await self._measure_pools()
+        now_us = self._switchboard.clock.now_us()
+        full = self._switchboard.throttle.full(self._settings_of, now_us)
+        for scope in ThrottleScope:
+            metrics.throttles_full.labels(scope.value).set(full[scope])
         metrics.board_bytes.set(tables.size_bytes())
         metrics.board_age_seconds.set(self._switchboard.keeper.age_s())
+        spool = self._switchboard.recording.spool
+        metrics.spool_records.set(spool.records)
+        metrics.spool_bytes.set(spool.size_bytes)
+        metrics.spool_set_aside.set(spool.damaged)
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
                 pending = await self._switchboard.database.read(events.pending_count)

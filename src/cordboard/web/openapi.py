@@ -190,6 +190,11 @@ PATH_PARAMETERS: Final[Mapping[str, Json]] = {
     },
     "key_id": {"description": "The applet key, by its id.", "schema": FORMS_OF_IDS["uuid"]},
     "id": {"description": "The token or key, by its id.", "schema": FORMS_OF_IDS["uuid"]},
+    "event_id": {
+        "description": "The event, by its id: the `webhook-id` of its deliveries.",
+        "schema": FORMS_OF_IDS["uuid"],
+    },
+    "secret_id": {"description": "The webhook secret, by its id.", "schema": FORMS_OF_IDS["uuid"]},
     "number": {"description": "The virtual number, as it was provisioned.", "schema": {"type": "string"}},
     "key": {"description": "The tenant's applet key.", "schema": {"type": "string", "minLength": 1}},
 }
@@ -202,6 +207,8 @@ TAGS: Final[Mapping[str, str]] = {
     "verifications": "Records",
     "explain": "Records",
     "pool": "Pool",
+    "events": "Events",
+    "webhook-secrets": "Events",
     "settings": "Settings",
     "applet-keys": "Applet keys",
     "exotel": "Applets",

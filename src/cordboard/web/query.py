@@ -119,23 +119,10 @@ class Query:
 
     def span(self) -> Span:
         """From the first instant of what `from_date` names until the last of `to_date`."""
-        from_date, to_date = self._instants("from_date"), self._instants("to_date")
-        from_us = 0 if from_date is None else from_date.start
-        before_us = LATEST_US if to_date is None else to_date.stop
-        if from_date is not None and to_date is not None and from_us >= before_us:
-            raise Refused(Code.DATE_RANGE, "from_date is later than to_date.")
-        return Span(min(max(from_us, 0), LATEST_US), min(max(before_us, 0), LATEST_US))
+        return span_of(self._given.get("from_date"), self._given.get("to_date"), self._timezone)
 
     def _instants(self, key: str) -> range | None:
-        value = self._given.get(key)
-        if value is None:
-            return None
-        instants = parse_instants(value, self._timezone)
-        if instants is None:
-            raise Refused(
-                Code.BAD, f"{key} must be YYYY-MM-DD, YYYY-MM-DD HH:mm:ss or ISO 8601 with an offset."
-            )
-        return instants
+        return _instants_of(key, self._given.get(key), self._timezone)
 
     def limit(self) -> int:
         value = self._given.get("limit")
@@ -157,6 +144,25 @@ class Query:
         except (binascii.Error, ValueError, TypeError):
             message = "cursor must be the next_cursor of a page before, of the same list and filters."
             raise Refused(Code.BAD, message) from None
+
+
+def span_of(from_date: str | None, to_date: str | None, zone: str) -> Span:
+    """From the first instant of what `from_date` names until the last of `to_date`. Raises Refused."""
+    begin, end = _instants_of("from_date", from_date, zone), _instants_of("to_date", to_date, zone)
+    from_us = 0 if begin is None else begin.start
+    before_us = LATEST_US if end is None else end.stop
+    if begin is not None and end is not None and from_us >= before_us:
+        raise Refused(Code.DATE_RANGE, "from_date is later than to_date.")
+    return Span(min(max(from_us, 0), LATEST_US), min(max(before_us, 0), LATEST_US))
+
+
+def _instants_of(key: str, text: str | None, zone: str) -> range | None:
+    if text is None:
+        return None
+    instants = parse_instants(text, zone)
+    if instants is None:
+        raise Refused(Code.BAD, f"{key} must be YYYY-MM-DD, YYYY-MM-DD HH:mm:ss or ISO 8601 with an offset.")
+    return instants
 
 
 def is_storable(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.applet_keys import AppletKeys
+from cordboard.web.events import Events
 from cordboard.web.exchange import Tenants
 from cordboard.web.explain import Explaining
 from cordboard.web.greenpin import GreenPins
@@ -13,6 +14,7 @@ from cordboard.web.openapi import Route
 from cordboard.web.pool import Pool
 from cordboard.web.second_generation import SecondGeneration
 from cordboard.web.tenant_settings import SettingsResource
+from cordboard.web.webhook_secrets import WebhookSecrets
 
 
 def rest_routes(switchboard: Switchboard) -> list[Route]:
@@ -23,6 +25,8 @@ def rest_routes(switchboard: Switchboard) -> list[Route]:
         *GreenVns(switchboard, second).routes(tenants),
         *Lists(switchboard).routes(tenants),
         *Explaining(switchboard).routes(tenants),
+        *Events(switchboard).routes(tenants),
+        *WebhookSecrets(switchboard).routes(tenants),
         *Pool(switchboard).routes(tenants),
         *SettingsResource(switchboard).routes(tenants),
         *AppletKeys(switchboard).routes(tenants),

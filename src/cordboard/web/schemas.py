@@ -265,9 +265,23 @@ class NewTenantBody(_Strict):
     settings: Annotated[dict[str, Any] | None, Field(description="As `PUT …/settings` takes them.")] = None
 
 
+class EraseBody(_Strict):
+    number: Number
+    # Of this tenant only.
+    tenant: TenantId | None = None
+    dry_run: Annotated[bool, Field(description="Count what would be erased, and erase nothing.")] = False
+
+
 class NewTokenBody(_Strict):
     # Whether numbers and PINs are shown whole to who has it.
     reveal: bool = False
+
+
+class EventReplayBody(_Strict):
+    # Of which state, written from when until when.
+    state: Literal["dead", "delivered"]
+    from_date: Text
+    to_date: Text | None = None
 
 
 class NewVirtualNumberBody(_Strict):

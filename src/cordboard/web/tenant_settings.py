@@ -44,6 +44,7 @@ from cordboard.web.schemas import (
     whole_number_schema,
     without_nul,
 )
+from cordboard.webhooks.destinations import Destinations
 
 # Some 40 keys of which ten are texts of up to 2 kB; more is somebody's database.
 SETTINGS_BYTES_MAX: Final = 64 << 10
@@ -253,7 +254,10 @@ _DOCUMENTED: Final[dict[str, Any]] = {
 DEFAULT_SETTINGS: Final[Mapping[str, Any]] = dict.fromkeys(SettingsBody.model_fields) | _DOCUMENTED
 
 
-def checked_settings(given: object) -> dict[str, Any]:
+ENDPOINT_KEYS: Final = tuple(key for key in SettingsBody.model_fields if key.endswith("_event_endpoint"))
+
+
+def checked_settings(given: object, destinations: Destinations) -> dict[str, Any]:
     """What a client sets, as it is to be kept; the values it resets are None. Raises Unacceptable."""
     body = checked(SettingsBody, given)
     assert isinstance(given, dict), "or it would be no SettingsBody"
@@ -261,6 +265,11 @@ def checked_settings(given: object) -> dict[str, Any]:
         Fault(Code.BAD, key, f"{_shown(key)} {words}.")
         for key, value in given.items()
         if (words := _unkeepable(key, value)) is not None
+    ]
+    faults += [
+        Fault(Code.BAD, key, f"{key} {words}.")
+        for key in ENDPOINT_KEYS
+        if (value := given.get(key)) is not None and (words := destinations.fault_of(value)) is not None
     ]
     if faults:
         raise Unacceptable(faults)
@@ -276,6 +285,7 @@ def effective(given: Mapping[str, Any]) -> dict[str, Any]:
 class SettingsResource:
     def __init__(self, switchboard: Switchboard) -> None:
         self._switchboard = switchboard
+        self._destinations = Destinations.of_settings(switchboard.settings)
 
     def routes(self, tenants: Tenants) -> list[Route]:
         path = f"{TENANT_PATH}/settings"
@@ -299,7 +309,7 @@ class SettingsResource:
         return Answer(effective(exchange.tenant.given))
 
     async def _change(self, exchange: Exchange) -> Answer:
-        changed = checked_settings(await read_object(exchange.request))
+        changed = checked_settings(await read_object(exchange.request), self._destinations)
         if not changed:
             message = "At least one setting must be given."
             raise Unacceptable([Fault(Code.MISSING, "settings", message)])

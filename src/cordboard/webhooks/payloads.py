@@ -7,7 +7,7 @@ Where a page's table and its sample disagree, the sample is followed, but for sl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, Final, assert_never
 
@@ -48,6 +48,32 @@ def body_of(product: Product, facts: Facts) -> dict[str, Any]:
             return _greenvn_body(facts)
         case unmatched:
             assert_never(unmatched)
+
+
+# What in the bodies is a party's number, a PIN, or an address that opens a recording.
+_NUMBERS: Final = frozenset(("from", "to", "caller", "aparty_numbers", "bparty_numbers"))
+_PINS: Final = frozenset(("pin", "aparty_pins", "bparty_pins"))
+_HIDDEN: Final = "…"
+
+
+def masked(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body for those who may not see numbers and PINs whole. Virtual numbers are no secret."""
+    return {key: _masked_value(key, value) for key, value in body.items()}
+
+
+def _masked_value(key: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_masked_value(key, item) for item in value]
+    if key in _NUMBERS:
+        return str(E164(value)) if value else value
+    if key in _PINS:
+        # What was keyed need not look like a PIN, and GreenVN's are numbers.
+        return str(Pin(str(value)))
+    if key == "recording_url" and value != "null":
+        return _HIDDEN
+    return value
 
 
 # ── GreenPin ─────────────────────────────────────────────────────────────────

@@ -1,19 +1,21 @@
 """Tells subscribers what happened: at least once, in order for each subject, nobody waiting for another.
 
 Any number of processes may each run a Sender over one database: the outbox hands every event to one of
-them at a time. Between a subscriber's 2xx and the outbox hearing of it the process may die; the event is
-then sent again, with the same `webhook-id`.
+them at a time. What is down is left alone by a breaker (webhooks/breaker.py), for each tenant by itself, so
+that nobody can have another's events held back. Between a subscriber's 2xx and the outbox hearing of it the
+process may die; the event is then sent again, with the same `webhook-id`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from random import SystemRandom
-from typing import Final, NamedTuple, Protocol, assert_never
+from typing import Final, NamedTuple, Protocol, TypeVar, assert_never
 
 import aiohttp
 import asyncpg
@@ -22,14 +24,21 @@ import structlog
 import structlog.typing
 from yarl import URL
 
-from cordboard.clock import SECOND_US, Clock
+from cordboard.clock import SECOND_US, Clock, to_datetime
 from cordboard.storage import events
+from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import CommitUnknown, Connection, Database, DatabaseAway
-from cordboard.storage.events import Claim, End, Lane
+from cordboard.storage.events import AttemptError, Claim, EventState, Lane, Outcome
 from cordboard.storage.facts import EventKind, facts_of
+from cordboard.storage.sealing import NO_KEYS, DataKeys
+from cordboard.webhooks.breaker import Breaker
+from cordboard.webhooks.destinations import Destinations, Endpoint, ForbiddenAddress, parse_endpoint
 from cordboard.webhooks.payloads import body_of
+from cordboard.webhooks.signing import sign
 
 log = structlog.get_logger(__name__)
+
+Key = TypeVar("Key")
 
 # From the first byte to the last of the answer's head, name lookup and connecting included (exotel.md 8.10).
 ATTEMPT_BUDGET_S: Final = 5.0
@@ -44,9 +53,13 @@ IN_FLIGHT_PER_SILENT_HOST_MAX: Final = 1
 # 8 busy hosts, or 128 dead ones; each is one socket and some 50 kB.
 IN_FLIGHT_MAX: Final = 128
 
-# Results written at the same time: 1 ms each, so 2,000 a second; the other connections of the pool are
-# for those who are waited for.
-RECORDING_MAX: Final = 2
+# Commits of results at the same time, each of all that came in during the one before; the other connections
+# of the pool are for those who are waited for.
+COMMITS_MAX: Final = 2
+# Results that may wait for a commit, some 5 kB each, before nothing more is sent: two full batches.
+RECORDING_MAX: Final = 200
+# Events that grew too old behind an open breaker, buried at a time.
+BURIED_AT_A_TIME: Final = 100
 # A result that is not kept is an event sent twice. With up to 0.2, 0.4, 0.8 and 1.6 s in between, a
 # connection that broke is back; that and five times the 10 s of a command may outlast the lease, which
 # does no harm.
@@ -70,17 +83,15 @@ _CANNOT_WRITE: Final = (DatabaseAway, CommitUnknown, asyncpg.PostgresError)
 
 
 class AttemptResult(Enum):
-    """How an attempt ended, for metrics."""
+    """How an attempt ended, for metrics: delivered, or for the reason that is on record."""
 
     DELIVERED = "delivered"
-    # An answer other than 2xx.
-    REFUSED = "refused"
-    TIMED_OUT = "timed_out"
-    UNREACHABLE = "unreachable"
-    # What the tenant set is no http or https address.
-    BAD_ENDPOINT = "bad_endpoint"
-    # Facts of another version of the engine, or of an event that has no body yet.
-    NOT_WORDED = "not_worded"
+    REFUSED = AttemptError.REFUSED.value
+    TIMED_OUT = AttemptError.TIMED_OUT.value
+    UNREACHABLE = AttemptError.UNREACHABLE.value
+    FORBIDDEN = AttemptError.FORBIDDEN.value
+    BAD_ENDPOINT = AttemptError.BAD_ENDPOINT.value
+    NOT_WORDED = AttemptError.NOT_WORDED.value
 
 
 class OnAttempt(Protocol):
@@ -91,41 +102,47 @@ class Attempt(NamedTuple):
     result: AttemptResult
     # For the outbox and the log: nothing of what was sent or answered, and no address.
     detail: str
+    # Of the answer, if there was one.
+    status: int | None = None
 
 
-class Endpoint(NamedTuple):
-    """Where to send to, without the userinfo that its address may have had."""
+class Timed(NamedTuple):
+    """An attempt, when it was begun and how long it took."""
 
-    url: URL
-    authorization: str | None
-    # Host and port: what answers, or does not, as one.
+    attempt: Attempt
+    at_us: int
+    ms: int
+
+
+class _Sessions(NamedTuple):
+    trusted: aiohttp.ClientSession
+    guarded: aiohttp.ClientSession
+
+
+class _Group(NamedTuple):
+    """Lanes that are claimed together: those to one host, or that of a tenant whose breaker is probed."""
+
+    cell: int
     host: str
+    probing: str | None
 
 
 _NO_HOST: Final = "(none)"
 
 
-def parse_endpoint(text: str) -> Endpoint | None:
-    """`https://user:secret@example.com/events` as address and Basic authorization; None for no address."""
-    try:
-        url = URL(text.strip())
-        if url.scheme not in ("http", "https") or not url.host:
-            return None
-        authorization = None
-        if url.user is not None or url.password is not None:
-            authorization = aiohttp.encode_basic_auth(url.user or "", url.password or "", "utf-8")
-        return Endpoint(url.with_user(None).with_fragment(None), authorization, f"{url.host}:{url.port}")
-    except ValueError:
-        return None
-
-
-def next_attempt_us(created_us: int, attempts: int, now_us: int, dice: Callable[[], float]) -> int | None:
+def next_attempt_us(
+    begun_us: int,
+    attempts: int,
+    now_us: int,
+    dice: Callable[[], float],
+    dead_after_s: float = DEAD_AFTER_S,
+) -> int | None:
     """When to try again after `attempts` failed ones; None if that is too late for the event."""
     assert attempts > 0
     wait_s = RETRY_AFTER_S[min(attempts, len(RETRY_AFTER_S)) - 1]
     jittered = wait_s * (1 + JITTER * (2 * dice() - 1))
     due_us = now_us + int(jittered * SECOND_US)
-    return due_us if due_us < created_us + DEAD_AFTER_S * SECOND_US else None
+    return due_us if due_us < begun_us + int(dead_after_s * SECOND_US) else None
 
 
 class Sender:
@@ -135,22 +152,38 @@ class Sender:
         self,
         database: Database,
         clock: Clock,
+        destinations: Destinations,
         *,
+        dead_after_s: float = DEAD_AFTER_S,
         attempt_budget_s: float = ATTEMPT_BUDGET_S,
         poll_s: float = POLL_S,
         dice: Callable[[], float] = _DICE.random,
         on_attempt: OnAttempt | None = None,
+        keys: DataKeys = NO_KEYS,
     ) -> None:
         self._database = database
+        self._keys = keys
         self._clock = clock
+        self._destinations = destinations
+        self._dead_after_s = dead_after_s
         self._attempt_budget_s = attempt_budget_s
         self._lease_us = int((attempt_budget_s + LEASE_AFTER_BUDGET_S) * SECOND_US)
         self._poll_s = poll_s
         self._dice = dice
         self._on_attempt = on_attempt
+        # By host, and by tenant and host.
         self._in_flight: Counter[str] = Counter()
+        self._in_flight_of: Counter[tuple[str, str]] = Counter()
         self._silent_hosts: set[str] = set()
-        self._recording = asyncio.Semaphore(RECORDING_MAX)
+        # Results on their way to the database.
+        self._recording = 0
+        # Of those whose last attempt failed; the others are closed.
+        self._breakers: dict[tuple[str, str], Breaker] = {}
+        # Where events may have grown too old while nobody was asked.
+        self._to_bury: set[tuple[str, str]] = set()
+        self._outcomes: CommitBatcher[Outcome, bool] = CommitBatcher(
+            database, self._commit_outcomes, COMMITS_MAX
+        )
         self._woken = asyncio.Event()
         self._stopped = asyncio.Event()
 
@@ -164,100 +197,180 @@ class Sender:
 
     async def run(self) -> None:
         async with (
-            aiohttp.ClientSession(
-                # The slots are counted here, by host; and a subscriber's cookies are not for us.
-                connector=aiohttp.TCPConnector(limit=0),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # The budget is one for everything, in _post.
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                # Unpacking would let 64 KiB become much more.
-                auto_decompress=False,
-                trust_env=False,
-                headers={"User-Agent": "Cordboard"},
-            ) as session,
-            asyncio.TaskGroup() as attempts,
+            # Whom the operator trusts by name may resolve to anything.
+            self._session(partial(aiohttp.TCPConnector, limit=0)) as trusted,
+            self._session(
+                partial(aiohttp.TCPConnector, limit=0, socket_factory=self._destinations.socket_for)
+            ) as guarded,
+            asyncio.TaskGroup() as committing,
         ):
+            commits = committing.create_task(self._outcomes.serve())
+            try:
+                async with asyncio.TaskGroup() as attempts:
+                    await self._send(_Sessions(trusted, guarded), attempts)
+            finally:
+                commits.cancel()
+
+    def _session(self, connector: Callable[[], aiohttp.TCPConnector]) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # The slots are counted here, by host; and a subscriber's cookies are not for us.
+            connector=connector(),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # The budget is one for everything, in _post.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            # Unpacking would let 64 KiB become much more.
+            auto_decompress=False,
+            # A proxy would connect where we may not.
+            trust_env=False,
+            headers={"User-Agent": "Cordboard"},
+        )
+
+    async def _send(self, sessions: _Sessions, attempts: asyncio.TaskGroup) -> None:
+        database_is_away = False
+        while not self._stopped.is_set():
+            self._woken.clear()
+            try:
+                wait_s = await self._send_due(sessions, attempts)
+            except _CANNOT_WRITE as error:
+                if not database_is_away:
+                    log.warning("events_wait_for_the_database", error=type(error).__name__)
+                database_is_away = True
+                await _wait_for(self._stopped, self._poll_s)
+                continue
+            if database_is_away:
+                log.info("events_go_on")
             database_is_away = False
-            while not self._stopped.is_set():
-                self._woken.clear()
-                try:
-                    wait_s = await self._send_due(session, attempts)
-                except _CANNOT_WRITE as error:
-                    if not database_is_away:
-                        log.warning("events_wait_for_the_database", error=type(error).__name__)
-                    database_is_away = True
-                    await _wait_for(self._stopped, self._poll_s)
-                    continue
-                if database_is_away:
-                    log.info("events_go_on")
-                database_is_away = False
-                await _wait_for(self._woken, wait_s)
+            await _wait_for(self._woken, wait_s)
 
     # ── claiming ─────────────────────────────────────────────────────────────
 
-    async def _send_due(self, session: aiohttp.ClientSession, attempts: asyncio.TaskGroup) -> float:
+    async def _send_due(self, sessions: _Sessions, attempts: asyncio.TaskGroup) -> float:
         """Begin an attempt for every due event that there is room for; return how long to wait for more."""
-        if self._in_flight.total() >= IN_FLIGHT_MAX:
+        if self._in_flight.total() >= IN_FLIGHT_MAX or self._recording >= RECORDING_MAX:
             return self._poll_s
         now_us = self._clock.now_us()
         wait_us = int(self._poll_s * SECOND_US)
-        due: defaultdict[tuple[int, str], list[Lane]] = defaultdict(list)
+        due: defaultdict[_Group, list[Lane]] = defaultdict(list)
         for lane in await self._database.read(events.pending_lanes):
-            if lane.due_at_us <= now_us:
-                due[lane.cell, _host_of(parse_endpoint(lane.endpoint))].append(lane)
-            else:
+            host = _host_of(parse_endpoint(lane.endpoint))
+            breaker = self._breakers.get((lane.tenant_id, host))
+            if lane.due_at_us > now_us:
                 wait_us = min(wait_us, lane.due_at_us - now_us)
+            elif breaker is None or not breaker.is_open:
+                due[_Group(lane.cell, host, None)].append(lane)
+            elif (lane.tenant_id, host) in self._to_bury:
+                wait_us = 0
+                await self._bury(lane, host, now_us)
+            elif now_us < breaker.probe_at_us:
+                wait_us = min(wait_us, breaker.probe_at_us - now_us)
+            elif not self._in_flight_of[lane.tenant_id, host]:
+                due[_Group(lane.cell, host, lane.tenant_id)].append(lane)
         # Hosts with the least in flight come first, so that a few busy ones cannot keep all the slots.
-        for (_, host), lanes in sorted(due.items(), key=lambda group: self._in_flight[group[0][1]]):
-            room = self._room(host)
+        for group, lanes in sorted(due.items(), key=lambda item: self._in_flight[item[0].host]):
+            room = self._room(group)
             if room > 0 and not self._stopped.is_set():
                 for claim in await self._claim(lanes, now_us, room):
-                    endpoint = parse_endpoint(claim.endpoint)
-                    self._in_flight[_host_of(endpoint)] += 1
-                    attempts.create_task(self._attempt(session, claim, endpoint))
+                    self._begin(sessions, attempts, claim, group)
         return wait_us / SECOND_US
 
-    def _room(self, host: str) -> int:
-        limit = IN_FLIGHT_PER_SILENT_HOST_MAX if host in self._silent_hosts else IN_FLIGHT_PER_HOST_MAX
-        return min(limit - self._in_flight[host], IN_FLIGHT_MAX - self._in_flight.total())
+    def _begin(self, sessions: _Sessions, attempts: asyncio.TaskGroup, claim: Claim, group: _Group) -> None:
+        endpoint = parse_endpoint(claim.endpoint)
+        host = _host_of(endpoint)
+        breaker = self._breakers.get((claim.tenant_id, host))
+        if group.probing is not None and breaker is not None and breaker.is_open:
+            breaker.begin_probe()
+        self._in_flight[host] += 1
+        self._in_flight_of[claim.tenant_id, host] += 1
+        attempts.create_task(self._attempt(sessions, claim, endpoint))
+
+    def _room(self, group: _Group) -> int:
+        if group.probing is not None:
+            limit = 1 + self._in_flight[group.host]
+        elif group.host in self._silent_hosts:
+            limit = IN_FLIGHT_PER_SILENT_HOST_MAX
+        else:
+            limit = IN_FLIGHT_PER_HOST_MAX
+        limit = min(limit, IN_FLIGHT_PER_HOST_MAX)
+        return min(limit - self._in_flight[group.host], IN_FLIGHT_MAX - self._in_flight.total())
 
     async def _claim(self, lanes: Sequence[Lane], now_us: int, limit: int) -> list[Claim]:
         return await self._database.write(
             lambda connection: events.claim(connection, lanes, now_us, self._lease_us, limit)
         )
 
+    async def _bury(self, lane: Lane, host: str, now_us: int) -> None:
+        """Give up what grew too old while the endpoint was down; a backlog would otherwise wait for as many
+        probes as it has events."""
+
+        async def run(connection: Connection) -> int:
+            oldest_us = now_us - int(self._dead_after_s * SECOND_US)
+            claims = await events.claim(
+                connection, [lane], now_us, self._lease_us, BURIED_AT_A_TIME, oldest_us
+            )
+            outcomes = [
+                Outcome(
+                    claim=claim,
+                    state=EventState.DEAD,
+                    result="too old: the endpoint was down",
+                    at_us=now_us,
+                    error=AttemptError.EXPIRED,
+                )
+                for claim in claims
+            ]
+            if outcomes:
+                await events.record(connection, lane.cell, outcomes, now_us, self._keys)
+            return len(outcomes)
+
+        buried = await self._database.write(run)
+        if buried < BURIED_AT_A_TIME:
+            self._to_bury.discard((lane.tenant_id, host))
+        if buried:
+            log.error("events_dead", host=host, count=buried, result=AttemptError.EXPIRED.value)
+
     # ── an attempt ───────────────────────────────────────────────────────────
 
-    async def _attempt(self, session: aiohttp.ClientSession, claim: Claim, endpoint: Endpoint | None) -> None:
+    async def _attempt(self, sessions: _Sessions, claim: Claim, endpoint: Endpoint | None) -> None:
         host = _host_of(endpoint)
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, began_us = loop.time(), self._clock.now_us()
         try:
-            attempt = await self._tell(session, claim, endpoint)
-            self._remember_silence(host, attempt.result)
-            if self._on_attempt is not None:
-                self._on_attempt(claim.kind, attempt.result, loop.time() - began)
-            await self._record(claim, host, attempt)
+            attempt = await self._tell(sessions, claim, endpoint, began_us)
+            self._learn(claim.tenant_id, host, attempt)
         finally:
-            self._in_flight[host] -= 1
-            if not self._in_flight[host]:
-                del self._in_flight[host]
+            # While the result is written, somebody else may have the slot.
+            _count_down(self._in_flight, host)
+            _count_down(self._in_flight_of, (claim.tenant_id, host))
+            self._woken.set()
+        seconds = loop.time() - began
+        if self._on_attempt is not None:
+            self._on_attempt(claim.kind, attempt.result, seconds)
+        self._recording += 1
+        try:
+            await self._record(claim, host, Timed(attempt, began_us, round(seconds * 1_000)))
+        finally:
+            self._recording -= 1
+            # The next event of the subject is due.
             self._woken.set()
 
-    async def _tell(self, session: aiohttp.ClientSession, claim: Claim, endpoint: Endpoint | None) -> Attempt:
+    async def _tell(
+        self, sessions: _Sessions, claim: Claim, endpoint: Endpoint | None, now_us: int
+    ) -> Attempt:
         if endpoint is None:
             return Attempt(AttemptResult.BAD_ENDPOINT, "not an http or https address")
         try:
-            body = orjson.dumps(body_of(claim.product, facts_of(claim.kind, claim.facts)))
+            facts = facts_of(claim.kind, self._keys.facts_of(claim.id, claim.facts))
+            body = orjson.dumps(body_of(claim.product, facts))
         except Exception as error:  # Whatever is wrong with facts once kept, the other events go on.
             return Attempt(AttemptResult.NOT_WORDED, f"facts: {type(error).__name__}")
         headers = {
             "Content-Type": "application/json",
-            "webhook-id": str(claim.id),
             "cordboard-sequence": str(claim.seq),
+            **sign(claim.secrets, claim.id, to_datetime(now_us), body),
         }
         if endpoint.authorization is not None:
             headers["Authorization"] = endpoint.authorization
+        is_trusted = self._destinations.trusts(endpoint.url)
+        session = sessions.trusted if is_trusted else sessions.guarded
         return await self._post(session, endpoint.url, headers, body)
 
     async def _post(
@@ -274,68 +387,125 @@ class Sender:
         except TimeoutError:
             if status is None:
                 return Attempt(AttemptResult.TIMED_OUT, "no answer in time")
+        except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, ForbiddenAddress):
+                return Attempt(AttemptResult.FORBIDDEN, "an address that events may not go to")
+            return Attempt(AttemptResult.UNREACHABLE, type(error).__name__)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if status is None:
                 return Attempt(AttemptResult.UNREACHABLE, type(error).__name__)
         # The head of the answer is the answer, however its body went on.
         assert status is not None
         result = AttemptResult.DELIVERED if 200 <= status < 300 else AttemptResult.REFUSED
-        return Attempt(result, f"status {status}")
+        return Attempt(result, f"status {status}", status)
 
-    def _remember_silence(self, host: str, result: AttemptResult) -> None:
-        match result:
+    def _learn(self, tenant_id: str, host: str, attempt: Attempt) -> None:
+        """What an attempt says of the endpoint."""
+        match attempt.result:
             case AttemptResult.TIMED_OUT | AttemptResult.UNREACHABLE:
                 self._silent_hosts.add(host)
-            case AttemptResult.DELIVERED | AttemptResult.REFUSED:
+                self._count_failure(tenant_id, host)
+            case AttemptResult.FORBIDDEN:
+                self._count_failure(tenant_id, host)
+            case AttemptResult.REFUSED if attempt.status is not None and _is_down(attempt.status):
                 self._silent_hosts.discard(host)
+                self._count_failure(tenant_id, host)
+            case AttemptResult.DELIVERED | AttemptResult.REFUSED:
+                # A refusal that is about the event comes from somebody who is there.
+                self._silent_hosts.discard(host)
+                if self._breakers.pop((tenant_id, host), Breaker()).is_open:
+                    self._to_bury.discard((tenant_id, host))
+                    log.info("endpoint_is_back", host=host)
             case AttemptResult.BAD_ENDPOINT | AttemptResult.NOT_WORDED:
-                pass  # Nobody was asked.
+                # Nobody was asked.
+                if (breaker := self._breakers.get((tenant_id, host))) is not None:
+                    breaker.gave_up_probing()
             case unmatched:
                 assert_never(unmatched)
 
-    async def _record(self, claim: Claim, host: str, attempt: Attempt) -> None:
+    def _count_failure(self, tenant_id: str, host: str) -> None:
+        breaker = self._breakers.setdefault((tenant_id, host), Breaker())
+        was_open = breaker.is_open
+        breaker.failed(self._clock.now_us(), self._dice)
+        if breaker.is_open:
+            self._to_bury.add((tenant_id, host))
+            if not was_open:
+                log.warning("endpoint_is_down", host=host)
+
+    async def _record(self, claim: Claim, host: str, timed: Timed) -> None:
         now_us = self._clock.now_us()
-        detail = attempt.detail
-        due_us: int | None = None
-        if attempt.result is not AttemptResult.DELIVERED:
-            due_us = next_attempt_us(claim.created_at_us, claim.attempts, now_us, self._dice)
-
-        async def write(connection: Connection) -> bool:
-            if attempt.result is AttemptResult.DELIVERED:
-                return await events.finish(connection, claim, End.DELIVERED, detail, now_us)
-            if due_us is None:
-                return await events.finish(connection, claim, End.DEAD, detail, now_us)
-            return await events.retry(connection, claim, due_us, detail)
-
-        event_log = log.bind(
-            event_id=str(claim.id), kind=claim.kind.value, host=host, attempts=claim.attempts, result=detail
-        )
-        ours = await self._write_patiently(write, event_log)
-        if ours is None:
-            return
-        if not ours:
-            event_log.warning("event_lease_was_lost")
-        elif attempt.result is AttemptResult.DELIVERED:
-            event_log.debug("event_delivered")
-        elif due_us is None:
-            event_log.error("event_dead")
+        attempt, due_us = timed.attempt, None
+        if attempt.result is AttemptResult.DELIVERED:
+            state = EventState.DELIVERED
         else:
-            event_log.info("event_retried_later", wait_s=round((due_us - now_us) / SECOND_US, 1))
+            due_us = next_attempt_us(
+                claim.begun_at_us, claim.attempts_of_schedule, now_us, self._dice, self._dead_after_s
+            )
+            state = EventState.DEAD if due_us is None else EventState.PENDING
+        outcome = Outcome(
+            claim=claim,
+            state=state,
+            due_at_us=due_us,
+            result=attempt.detail,
+            at_us=timed.at_us,
+            ms=timed.ms,
+            status=attempt.status,
+            error=None if state is EventState.DELIVERED else AttemptError(attempt.result.value),
+        )
+        event_log = log.bind(
+            event_id=str(claim.id),
+            kind=claim.kind.value,
+            host=host,
+            attempts=claim.attempts,
+            result=attempt.detail,
+        )
+        is_ours = await self._write_patiently(outcome, event_log)
+        if is_ours is None:
+            return
+        if not is_ours:
+            event_log.warning("event_lease_was_lost")
+            return
+        match state:
+            case EventState.DELIVERED:
+                event_log.debug("event_delivered")
+            case EventState.DEAD:
+                event_log.error("event_dead")
+            case EventState.PENDING:
+                assert due_us is not None
+                event_log.info("event_retried_later", wait_s=round((due_us - now_us) / SECOND_US, 1))
+            case unmatched:
+                assert_never(unmatched)
 
     async def _write_patiently(
-        self, write: Callable[[Connection], Awaitable[bool]], event_log: structlog.typing.FilteringBoundLogger
+        self, outcome: Outcome, event_log: structlog.typing.FilteringBoundLogger
     ) -> bool | None:
-        """What `write` returned; None if nothing helps: then the lease ends, and the event is sent again."""
+        """Whether the lease was ours; None if nothing helps: then it ends, and the event is sent again."""
         for tries in range(RECORDING_TRIES_MAX):
             if tries:
                 await asyncio.sleep(RECORDING_PAUSE_S * 2 ** (tries - 1) * self._dice())
             try:
-                async with self._recording:
-                    return await self._database.write(write)
+                return await self._outcomes.submit(outcome.claim.cell, outcome)
             except _CANNOT_WRITE as error:
                 event_log.debug("event_result_waits", error=type(error).__name__)
         event_log.warning("event_result_not_kept")
         return None
+
+    async def _commit_outcomes(
+        self, connection: Connection, cell: int, outcomes: Sequence[Outcome]
+    ) -> list[bool]:
+        return await events.record(connection, cell, outcomes, self._clock.now_us(), self._keys)
+
+
+def _is_down(status: int) -> bool:
+    """Whether an answer says that nobody could be asked now: too many requests, or a fault of the server."""
+    return status == 429 or status >= 500
+
+
+def _count_down(counter: Counter[Key], key: Key) -> None:
+    """Without leaving a zero behind for everybody who was ever counted."""
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _host_of(endpoint: Endpoint | None) -> str:

@@ -55,6 +55,8 @@ class Idempotency:
     key: str
     body_digest: bytes
     answer: bytes
+    # The id of the data key that the answer is sealed with.
+    sealed_with: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ async def _keep_answers(
         [idempotency.answer for _, idempotency in with_key.values()],
         to_datetime(now_us),
         to_datetime(now_us - ANSWER_KEPT_US),
+        [idempotency.sealed_with for _, idempotency in with_key.values()],
     )
     ids = {row["allocation_id"] for row in kept}
     lost.update(
@@ -262,12 +265,12 @@ async def _release_ended_blockers(
 
 async def kept_answer(
     connection: Connection, cell: int, tenant_id: str, key: str, now_us: int
-) -> tuple[bytes, bytes] | None:
-    """(digest of the body, answer) under an Idempotency-Key."""
+) -> Idempotency | None:
+    """What is kept under an Idempotency-Key."""
     row = await connection.fetchrow(
         _SQL["kept_answer"], cell, tenant_id, key, to_datetime(now_us - ANSWER_KEPT_US)
     )
-    return None if row is None else (row["body_digest"], row["answer"])
+    return None if row is None else Idempotency(key, row["body_digest"], row["answer"], row["sealed_with"])
 
 
 async def cooling_pins(

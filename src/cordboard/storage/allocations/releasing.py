@@ -104,12 +104,13 @@ async def ended_ids(connection: Connection, now_us: int, limit_per_cell: int) ->
     return ended
 
 
-async def release_ended(
-    connection: Connection, cell: int, ids: Sequence[UUID], now_us: int
-) -> Position | None:
-    """Release those that are active and past their end; somebody else may have been first."""
+async def release_ended(connection: Connection, cell: int, ids: Sequence[UUID], now_us: int) -> int:
+    """Release those that are active and past their end, and return how many that were: somebody else may
+    have been first."""
     changes = await release_changes(connection, cell, ids, now_us)
-    return await feed.append(connection, cell, changes, now_us) if changes else None
+    if changes:
+        await feed.append(connection, cell, changes, now_us)
+    return len(changes)
 
 
 async def release_changes(
