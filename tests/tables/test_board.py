@@ -28,7 +28,7 @@ from cordboard.routing.changes import (
 from cordboard.routing.model import AllocationId, Side
 from cordboard.routing.numbers import E164, Pin
 from cordboard.tables import records
-from cordboard.tables.board import BoardReader, BoardTables, FeedGap
+from cordboard.tables.board import READERS_MAX, BoardReader, BoardTables, FeedGap
 from tests.routing.naive_model import (
     EXPIRIES_US,
     NUMBERS,
@@ -328,6 +328,15 @@ def test_a_reader_sees_one_instant(tables: BoardTables) -> None:
         before = [read(board.allocation_by_id(id)) for id in ids]
         tables.apply(rows[30:])
         assert [read(board.allocation_by_id(id)) for id in ids] == before
+
+
+def test_each_tenant_may_keep_a_reader(tables: BoardTables) -> None:
+    """LMDB has a table of so many readers; those that nobody is in take no place there."""
+    tables.load(CELL, [VirtualNumberStands(1, VNS[0])])
+    kept = [tables.reader(CELL, tenant_no) for tenant_no in range(1, READERS_MAX + 2)]
+    for reader in kept:
+        with reader as board:
+            assert board.is_provisioned(VNS[0])
 
 
 @pytest.mark.parametrize("rows_before", [20, 400, 1500])

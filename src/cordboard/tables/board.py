@@ -103,6 +103,9 @@ class BoardReader:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._txn.abort()
+        # LMDB gives the slot in its table of readers back with the last name of the transaction only, and
+        # a reader is kept for each tenant.
+        del self._txn, self._get
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
         owner = self._get(records.number_key(virtual_number), db=self._tables.virtual_numbers)
