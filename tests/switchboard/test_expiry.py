@@ -133,16 +133,17 @@ async def test_two_nodes_end_each_allocation_once_and_calls_go_on_meanwhile(
                     assert late is None or late == Refuse(Reason.NO_ALLOCATION)
                     assert isinstance(decide(switchboard, office, ANN, f"ann-{calls}"), Connect)
                 await asyncio.sleep(0)
-        expired = [
-            switchboard.metrics.registry.get_sample_value(
-                "cordboard_allocation_changes_total", {"change": "expired"}
-            )
-            or 0
-            for switchboard in (one, two)
-        ]
-        # What both of them wanted to end is counted by the one that did.
-        assert sum(expired) == 3_000
         assert isinstance(decide(two, office, ANN, "after"), Connect)
+    # A node counts what it ended after the commit that others see, so they are asked once they have stopped.
+    expired = [
+        switchboard.metrics.registry.get_sample_value(
+            "cordboard_allocation_changes_total", {"change": "expired"}
+        )
+        or 0
+        for switchboard in (one, two)
+    ]
+    # What both of them wanted to end is counted by the one that did.
+    assert sum(expired) == 3_000
     await assert_ended_once(office, standings, ends_at_us)
     assert (await office.found(lasting)).version == 1
 

@@ -968,7 +968,8 @@ async def test_a_database_that_is_away_is_waited_for(database: Database, subscri
                     await asyncio.sleep(0)
             await database.connect()
             await subscriber.until(1)
-    assert [entry["event"] for entry in logs if entry["log_level"] != "debug"] == [
+    # The test engine sends events of its own meanwhile, and says so in the same log.
+    assert [entry["event"] for entry in logs if entry["event"].startswith("events_")] == [
         "events_wait_for_the_database",
         "events_go_on",
     ]
