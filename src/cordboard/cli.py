@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cordboard.clock import SystemClock, to_datetime
-from cordboard.node import Node, running_database, serve
+from cordboard.node import Announced, running_database, serve
 from cordboard.postal_table import BadPostalTable
 from cordboard.routing.allocate import Unacceptable
 from cordboard.routing.numbers import E164, parse_number
@@ -33,6 +33,7 @@ from cordboard.storage.events import EventState
 from cordboard.storage.facts import EventKind
 from cordboard.storage.provisioning import CredentialKind
 from cordboard.storage.sealing import CannotOpen, DataKeyMissing, DataKeys
+from cordboard.supervisor import ProcessFailed, supervise
 from cordboard.telemetry import configure_logging
 from cordboard.web.account_time import iso_text
 from cordboard.web.admin import new_virtual_numbers
@@ -89,11 +90,19 @@ def serve_command(
         int | None, typer.Option(help="Port to listen on; 0 takes a free one [CORDBOARD_PORT].")
     ] = None,
     data_dir: DataDir = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that answer; 0 has one process do everything [CORDBOARD_WORKERS]."),
+    ] = None,
 ) -> None:
-    """Run the engine until Ctrl-C or SIGTERM."""
-    settings = _settings(host=host, port=port, data_dir=data_dir)
+    """Run the engine until Ctrl-C or SIGTERM; with workers, SIGHUP replaces every process by a new one."""
+    given = {"host": host, "port": port, "data_dir": data_dir, "workers": workers}
+    settings = _settings(**given)
     configure_logging(settings.log_level)
-    _run(serve(settings, _announce))
+    if settings.workers:
+        _run(supervise(lambda: Settings(**_given(given)), _announce))
+    else:
+        _run(serve(settings, _announce))
 
 
 @app.command("demo")
@@ -563,7 +572,13 @@ def _run(work: Awaitable[Result]) -> Result:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run())
-    except (EngineAlreadyRunning, PostgresUnavailable, BadPostalTable, DataKeyMissing) as refused:
+    except (
+        EngineAlreadyRunning,
+        PostgresUnavailable,
+        BadPostalTable,
+        DataKeyMissing,
+        ProcessFailed,
+    ) as refused:
         _fail(str(refused))
     except CannotOpen:
         _fail("something that was kept sealed was changed since; the database may be damaged")
@@ -666,13 +681,17 @@ def _on_tenant(data_dir: Path | None, work: Callable[[Database], Awaitable[Resul
 
 def _settings(**given: Any) -> Settings:
     try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
+        return Settings(**_given(given))
     except ValidationError as error:
         problems = (
             f"CORDBOARD_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}"
             for problem in error.errors(include_input=False)
         )
         _fail("; ".join(problems))
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _number(text: str, country: str = "IN") -> E164:
@@ -682,7 +701,7 @@ def _number(text: str, country: str = "IN") -> E164:
     return number
 
 
-def _announce(node: Node) -> None:
+def _announce(node: Announced) -> None:
     if node.admin_token_file is not None:
         sys.stdout.write(f"Admin token in {node.admin_token_file}\n")
     sys.stdout.write(f"Listening on {node.url}\n")

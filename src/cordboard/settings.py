@@ -84,6 +84,13 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="Processes that answer calls and the API, one for each core that is to do so; with 0,"
+        " everything is done by one process.",
+    )
     log_level: str = Field(
         default="info",
         pattern="^(debug|info|warning|error)$",

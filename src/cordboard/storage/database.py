@@ -79,8 +79,11 @@ class CommitUnknown(Exception):
 class Database:
     """A pool of connections to one database. `connect` first, `close` last; both may be repeated."""
 
-    def __init__(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
+    def __init__(
+        self, dsn: str | None = None, *, connections_max: int = POOL_SIZE_MAX, **connect_kwargs: Any
+    ) -> None:
         self._dsn = dsn
+        self._connections_max = connections_max
         self._connect_kwargs = connect_kwargs
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._in_use: set[Connection] = set()
@@ -182,15 +185,15 @@ class Database:
         """For another pool on the same database."""
         return {"dsn": self._dsn, **self._connect_kwargs}
 
-    async def connect(self) -> None:
-        """Raises DatabaseAway."""
+    async def connect(self, connections_min: int = 2) -> None:
+        """Raises DatabaseAway; not with a minimum of 0, where the first that needs one finds out."""
         if self._pool is not None:
             return
         with _translated():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=2,
-                max_size=POOL_SIZE_MAX,
+                min_size=connections_min,
+                max_size=self._connections_max,
                 command_timeout=COMMAND_TIMEOUT_S,
                 timeout=CONNECT_TIMEOUT_S,
                 init=_prepare_connection,

@@ -48,8 +48,8 @@ from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
 from cordboard.storage.sealing import NO_KEYS, DataKeys, Sealed, bound_to_answer
-from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.picks import Picks
+from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import Revision, Wish
 from cordboard.tables.board import BoardReader
@@ -100,7 +100,7 @@ class Allocating:
     def __init__(
         self,
         database: Database,
-        keeper: BoardKeeper,
+        keeper: BoardSource,
         metrics: Metrics,
         clock: Clock,
         propagation_timeout_s: float,

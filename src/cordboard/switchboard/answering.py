@@ -39,9 +39,9 @@ from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.facts import Insights
 from cordboard.storage.outcomes import CallKey, NewOutcome
-from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables
@@ -95,7 +95,7 @@ class CallAnswering:
     def __init__(
         self,
         database: Database,
-        keeper: BoardKeeper,
+        keeper: BoardSource,
         progress: ProgressTables,
         records: CallRecords,
         recording: Recording,

@@ -7,10 +7,12 @@ third of its time waiting for pages that are not in the processor's cache; neith
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple, NewType
 
+from cordboard.routing.changes import FeedRow
 from cordboard.routing.model import (
     PLAIN_CALLS,
     SIDE_A,
@@ -28,7 +30,7 @@ from cordboard.routing.numbers import E164, PIN_DIGITS_MAX, Pin
 from cordboard.routing.regions import REGIONS
 
 # Raised whenever a key or record changes its form: boards of another version are rebuilt.
-BOARD_VERSION: Final = 2
+BOARD_VERSION: Final = 3
 
 Line = NewType("Line", bytes)
 """One tenant's use of one VN, 4 bytes: the cell, and which of the cell's lines (16 million)."""
@@ -71,6 +73,7 @@ _TWOWAY, _GREENVN, _COMMON_PIN, _A_NEEDS_PIN, _B_NEEDS_PIN, _HAS_MEMBERS = 1, 2,
 _EXCLUSIVE, _LOCKED, _RECORD, _CUSTOM_FIELD = 64, 128, 256, 512
 
 number_key = _NUMBER.pack
+window_row_key = _NUMBER.pack
 tenant_prefix = _TENANT.pack
 
 
@@ -514,3 +517,16 @@ def allocation_of(record: bytes) -> Allocation:
         said.is_locked,
         _policy_with_field(record) if said.policy is None else said.policy,
     )
+
+
+def window_serial_of(key: bytes) -> int:
+    """0 for the key that a cursor over nothing stands at."""
+    return int.from_bytes(key, "big")
+
+
+def feed_row_record(row: FeedRow) -> bytes:
+    return json.dumps(row, separators=(",", ":")).encode()
+
+
+def feed_row_of(record: bytes) -> FeedRow:
+    return FeedRow(*json.loads(record))

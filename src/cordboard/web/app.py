@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,11 +44,46 @@ BACKLOG: Final = 1024
 _log = structlog.get_logger(__name__)
 
 
+class Server:
+    """One that listens."""
+
+    def __init__(self, listening: Sequence[asyncio.Server], connections: Connections) -> None:
+        self._listening = listening
+        self._connections = connections
+
+    @property
+    def url(self) -> str:
+        return url_of(self._listening[0].sockets[0])
+
+    def close(self) -> None:
+        """Take no more connections; where a socket is shared, other processes do."""
+        for listening in self._listening:
+            listening.close()
+
+    async def drained(self, timeout_s: float) -> None:
+        """Take no more connections, answer what comes on those that are open, and return when their clients
+        have left: each is told to with its next answer, and one that is silent may stay for so long."""
+        self.close()
+        self._connections.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._connections.none_open.wait()
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 @asynccontextmanager
 async def serving(
-    switchboard: Switchboard, admin_token: str, shutdown_timeout_s: float
-) -> AsyncIterator[str]:
-    """The HTTP server, at the address given; requests under way are finished when it ends.
+    switchboard: Switchboard,
+    admin_token: str,
+    shutdown_timeout_s: float,
+    listeners: Sequence[socket.socket] = (),
+) -> AsyncIterator[Server]:
+    """The HTTP server, on sockets that are bound already or at the address of the settings; requests under
+    way are finished when it ends.
 
     Raises OSError if the port is taken.
     """
@@ -76,18 +113,14 @@ async def serving(
     )
     connections = Connections(limits, make_aiohttp, exotel.passthru_at_once)
     switchboard.metrics.connections.set_function(lambda: len(connections.open))
-    host, port = settings.host, settings.port
+    listen = partial(asyncio.get_running_loop().create_server, lambda: FastLane(connections), backlog=BACKLOG)
     try:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: FastLane(connections),
-            host,
-            port,
-            reuse_address=True,
-            backlog=BACKLOG,
-        )
-        bound = server.sockets[0].getsockname()[1]
+        if listeners:
+            server = Server([await listen(sock=listener) for listener in listeners], connections)
+        else:
+            server = Server([await listen(settings.host, settings.port, reuse_address=True)], connections)
         try:
-            yield f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
+            yield server
         finally:
             server.close()
             connections.close_idle()

@@ -63,6 +63,8 @@ class Connections:
     make_aiohttp: Callable[[], asyncio.BaseProtocol]
     answer: AnswerPlain
     open: set[FastLane] = field(default_factory=set)
+    none_open: asyncio.Event = field(default_factory=asyncio.Event)
+    is_draining: bool = False
     _refusals: int = 0
 
     def admit(self, connection: FastLane) -> bool:
@@ -74,6 +76,19 @@ class Connections:
             return False
         self.open.add(connection)
         return True
+
+    def leave(self, connection: FastLane) -> None:
+        self.open.discard(connection)
+        if self.is_draining and not self.open:
+            self.none_open.set()
+
+    def drain(self) -> None:
+        """Have each client leave with its next answer."""
+        self.is_draining = True
+        # aiohttp answers them all from now on, and says `Connection: close`.
+        self.answer = lambda _tenant_id, _query: None
+        if not self.open:
+            self.none_open.set()
 
     def close_idle(self) -> None:
         """Close those of which aiohttp knows nothing; it closes its own."""
@@ -139,7 +154,7 @@ class FastLane(asyncio.Protocol):
             http.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.open.discard(self)
+        self._connections.leave(self)
         self._stop_timer()
         self.resume_writing()
         if self._http is not None:
@@ -170,6 +185,10 @@ class FastLane(asyncio.Protocol):
             # It came behind the request, and may be all that comes.
             self._head_bytes, self._begins, self._rest = len(self._rest), self._rest[-3:], b""
             self._await_head()
+
+    @property
+    def is_draining(self) -> bool:
+        return self._connections.is_draining
 
     def close_if_plain(self) -> None:
         if self._http is None:
@@ -230,11 +249,21 @@ class FastLane(asyncio.Protocol):
 async def tell_answered(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Let the connection know that a request is over, if its body is; else aiohttp still reads that."""
+    """Let the connection know that a request is over, if its body is; else aiohttp still reads that. Let the
+    client know when it is to connect anew."""
+    connection = None if request.transport is None else request.transport.get_protocol()
     try:
-        return await handler(request)
+        response = await handler(request)
+    except web.HTTPException as response_too:
+        _part_after(response_too, connection)
+        raise
     finally:
-        if request.content.is_eof() and request.transport is not None:
-            connection = request.transport.get_protocol()
-            if isinstance(connection, FastLane):
-                connection.answered()
+        if request.content.is_eof() and request.transport is not None and isinstance(connection, FastLane):
+            connection.answered()
+    _part_after(response, connection)
+    return response
+
+
+def _part_after(response: web.StreamResponse, connection: object) -> None:
+    if isinstance(connection, FastLane) and connection.is_draining:
+        response.force_close()
