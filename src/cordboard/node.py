@@ -20,7 +20,7 @@ from cordboard.clock import Clock, SystemClock
 from cordboard.postal_table import load_postal_regions
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.bell import Bell
-from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
+from cordboard.storage.database import POOL_SIZE_MAX, CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
 from cordboard.storage.facts import EventKind
 from cordboard.storage.sealing import DataKeys, check_keys
@@ -204,6 +204,7 @@ async def running_switchboard(
         wake_sender=sender.wake,
     )
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    _watch(metrics, database, spool)
     spool.open()
     await keeper.open()
     try:
@@ -211,6 +212,7 @@ async def running_switchboard(
         await recording.drain_at_start()
         async with asyncio.TaskGroup() as background:
             tasks = [
+                background.create_task(metrics.run()),
                 background.create_task(switchboard.run()),
                 background.create_task(expiry.run()),
                 background.create_task(retention.run()),
@@ -262,7 +264,23 @@ def _held(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _watch(metrics: Metrics, database: Database, spool: Spool) -> None:
+    """What this process has, as metrics of it."""
+    database.on_commit = metrics.commit_seconds.observe
+    metrics.sample(metrics.database_connections_in_use, lambda: database.connections_in_use)
+    metrics.sample(metrics.database_connections_max, lambda: POOL_SIZE_MAX)
+    metrics.sample(metrics.spool_records, lambda: spool.records)
+    metrics.sample(metrics.spool_bytes, lambda: spool.size_bytes)
+    metrics.sample(metrics.spool_bytes_max, lambda: spool.bytes_max)
+    metrics.sample(metrics.spool_set_aside, lambda: spool.damaged)
+
+
 def _count_attempts(metrics: Metrics) -> OnAttempt:
+    for kind in EventKind:
+        for result in AttemptResult:
+            # An alert on what has never happened needs a zero to compare with.
+            metrics.webhook_attempts.labels(kind.value, result.value)
+
     def count(kind: EventKind, result: AttemptResult, seconds: float) -> None:
         metrics.webhook_attempts.labels(kind.value, result.value).inc()
         metrics.webhook_seconds.observe(seconds)

@@ -7,6 +7,7 @@ answers again, so that no call spends its time on finding out what is known.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from random import SystemRandom
@@ -89,6 +90,13 @@ class Database:
         self._up = asyncio.Event()
         self._up.set()
         self._suspected = asyncio.Event()
+        # Told how many seconds each COMMIT took that was answered.
+        self.on_commit: Callable[[float], None] | None = None
+
+    @property
+    def connections_in_use(self) -> int:
+        """Of the pool, at most POOL_SIZE_MAX."""
+        return len(self._in_use)
 
     @property
     def is_up(self) -> bool:
@@ -259,11 +267,14 @@ class Database:
                 if not connection.is_closed():
                     await transaction.rollback()
                 raise
+            started_s = time.perf_counter()
             try:
                 await transaction.commit()
             except _AWAY as lost:
                 self._lose(connection)
                 raise CommitUnknown("the connection was lost during a commit") from lost
+            if self.on_commit is not None:
+                self.on_commit(time.perf_counter() - started_s)
             return result
 
     @asynccontextmanager

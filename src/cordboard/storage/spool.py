@@ -63,7 +63,7 @@ class Spool:
 
     def __init__(self, directory: Path, bytes_max: int) -> None:
         self._directory = directory
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._records_fd = -1
         # Of the file: all before `_end` is durable, all before `_drained` is in the database.
         self._end = 0
@@ -123,7 +123,7 @@ class Spool:
         record = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
         if self._is_broken:
             raise SpoolUnusable("an earlier record could not be taken back")
-        if self.size_bytes + len(record) > self._bytes_max:
+        if self.size_bytes + len(record) > self.bytes_max:
             raise SpoolFull
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((record, done))

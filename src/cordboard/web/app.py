@@ -75,7 +75,7 @@ async def serving(
         head_bytes_max=HEAD_BYTES_MAX,
     )
     connections = Connections(limits, make_aiohttp, exotel.passthru_at_once)
-    switchboard.metrics.connections.set_function(lambda: len(connections.open))
+    switchboard.metrics.sample(switchboard.metrics.connections, lambda: len(connections.open))
     host, port = settings.host, settings.port
     try:
         server = await asyncio.get_running_loop().create_server(
