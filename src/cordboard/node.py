@@ -33,6 +33,7 @@ from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.retention import Retention
+from cordboard.switchboard.salvage import Salvage
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantDirectory
@@ -182,7 +183,9 @@ class _Parts:
 def _parts(settings: Settings, database: Database, clock: Clock, bell: Bell) -> _Parts:
     make_private_directory(settings.node_dir())
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    return _Parts(settings, database, clock, Metrics(), DataKeys(settings.data_keys()), bell, Throttle())
+    metrics = Metrics()
+    _watch_database(metrics, database)
+    return _Parts(settings, database, clock, metrics, DataKeys(settings.data_keys()), bell, Throttle())
 
 
 @asynccontextmanager
@@ -200,19 +203,21 @@ async def running_switchboard(
     async with AsyncExitStack() as stack:
         stack.callback(keeper.close)
         progress = _progress(parts, stack)
-        recording = _recording(parts, settings.spool_dir, sender.wake, stack)
+        recording = _recording(parts, _spool(parts, settings.spool_dir, stack), sender.wake)
         switchboard = _switchboard(parts, keeper, progress, recording, sender.wake)
-        left = _recordings_left(parts, settings.spool_dir, sender.wake, stack)
+        salvage = _salvage(parts, settings.spool_dir, sender.wake)
         await keeper.open()
         # What is on record of a call that goes on is on record before its next hop.
         await recording.drain_at_start()
+        await salvage.drain_at_start()
         background = [
+            parts.metrics.run(),
             database.watch(),
             parts.bell.run(),
             keeper.run(),
             _expiry(parts, progress, sender.wake).run(),
             Retention(database, clock, parts.keys, settings.dead_letter_days).run(),
-            *(other.run() for other in left),
+            salvage.run(),
             switchboard.run(),
         ]
         if postgres is not None:
@@ -241,15 +246,17 @@ async def running_board(
         keeper = BoardKeeper(database, parts.bell, parts.throttle, settings.node_dir(), clock)
         stack.callback(keeper.close)
         progress = _progress(parts, stack)
-        left = _recordings_left(parts, settings.spool_dir, sender.wake, stack, settings.workers)
+        salvage = _salvage(parts, None, sender.wake)
         await keeper.open()
+        await salvage.drain_at_start()
         background = [
+            parts.metrics.run(),
             database.watch(),
             parts.bell.run(),
             keeper.run(),
             _expiry(parts, progress, sender.wake).run(),
             Retention(database, clock, parts.keys, settings.dead_letter_days).run(),
-            *(recording.run() for recording in left),
+            salvage.run(),
         ]
         async with _running(background), _sending(sender):
             yield
@@ -269,13 +276,22 @@ async def running_worker(
         stack.callback(follower.close)
         progress = _progress(parts, stack)
         wake_sender = parts.bell.ring_for_events
-        recording = _recording(parts, settings.spool_dir / slot, wake_sender, stack)
+        # One that was killed may have left a spool under the same name, which the node drains meanwhile.
+        spool = _spool(parts, settings.spool_dir / f"{slot}.{os.getpid()}", stack)
+        recording = _recording(parts, spool, wake_sender)
         switchboard = _switchboard(parts, follower, progress, recording, wake_sender)
         await follower.open()
-        await recording.drain_at_start()
-        background = [database.watch(), parts.bell.run(), follower.run(), switchboard.run()]
+        background = [
+            parts.metrics.run(),
+            database.watch(),
+            parts.bell.run(),
+            follower.run(),
+            switchboard.run(),
+        ]
         async with _running(background), _flushed(switchboard.records):
             yield switchboard
+        if not spool.records:
+            spool.clear_away()
 
 
 def _progress(parts: _Parts, stack: AsyncExitStack) -> ProgressTables:
@@ -284,12 +300,15 @@ def _progress(parts: _Parts, stack: AsyncExitStack) -> ProgressTables:
     return progress
 
 
-def _recording(
-    parts: _Parts, spool_dir: Path, wake_sender: Callable[[], None], stack: AsyncExitStack
-) -> Recording:
-    spool = Spool(spool_dir, parts.settings.spool_bytes_max)
+def _spool(parts: _Parts, directory: Path, stack: AsyncExitStack) -> Spool:
+    spool = Spool(directory, parts.settings.spool_bytes_max)
     spool.open()
     stack.callback(spool.close)
+    _watch_spool(parts.metrics, spool)
+    return spool
+
+
+def _recording(parts: _Parts, spool: Spool, wake_sender: Callable[[], None]) -> Recording:
     return Recording(
         parts.database,
         spool,
@@ -301,25 +320,18 @@ def _recording(
     )
 
 
-def _recordings_left(
-    parts: _Parts,
-    spool_dir: Path,
-    wake_sender: Callable[[], None],
-    stack: AsyncExitStack,
-    workers: int = 0,
-) -> list[Recording]:
-    """Spools that no process opens any more, because there were more workers, or none: they are drained."""
-    own = {worker_slot(n) for n in range(workers)} if workers else {""}
-    directories = [spool_dir, *sorted(spool_dir.glob("worker-*"))]
-    return [
-        _recording(parts, directory, wake_sender, stack)
-        for directory in directories
-        if ("" if directory == spool_dir else directory.name) not in own and (directory / "records").exists()
-    ]
+def _salvage(parts: _Parts, own: Path | None, wake_sender: Callable[[], None]) -> Salvage:
+    def open_spool(directory: Path) -> Spool:
+        spool = Spool(directory, parts.settings.spool_bytes_max)
+        spool.open()
+        return spool
+
+    return Salvage(
+        parts.settings.spool_dir, own, open_spool, lambda spool: _recording(parts, spool, wake_sender)
+    )
 
 
 def worker_slot(n: int) -> str:
-    """The name of a worker's place, which a process that follows it takes over with its spool."""
     return f"worker-{n}"
 
 
@@ -453,7 +465,25 @@ def engine_held(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _watch_database(metrics: Metrics, database: Database) -> None:
+    database.on_commit = metrics.commit_seconds.observe
+    metrics.sample(metrics.database_connections_in_use, lambda: database.connections_in_use)
+    metrics.sample(metrics.database_connections_max, lambda: database.connections_max)
+
+
+def _watch_spool(metrics: Metrics, spool: Spool) -> None:
+    metrics.sample(metrics.spool_records, lambda: spool.records)
+    metrics.sample(metrics.spool_bytes, lambda: spool.size_bytes)
+    metrics.sample(metrics.spool_bytes_max, lambda: spool.bytes_max)
+    metrics.sample(metrics.spool_set_aside, lambda: spool.damaged)
+
+
 def _count_attempts(metrics: Metrics) -> OnAttempt:
+    for kind in EventKind:
+        for result in AttemptResult:
+            # An alert on what has never happened needs a zero to compare with.
+            metrics.webhook_attempts.labels(kind.value, result.value)
+
     def count(kind: EventKind, result: AttemptResult, seconds: float) -> None:
         metrics.webhook_attempts.labels(kind.value, result.value).inc()
         metrics.webhook_seconds.observe(seconds)

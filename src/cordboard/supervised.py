@@ -29,11 +29,12 @@ from cordboard.postal_table import BadPostalTable
 from cordboard.settings import Settings, admin_token
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.sealing import DataKeyMissing
+from cordboard.tallies import leave
 from cordboard.telemetry import configure_logging
 from cordboard.web.app import KEEPALIVE_S, serving
 
-# The process that keeps the board, beside `worker-0` and so on.
-BOARD_SLOT: Final = "node"
+# Whoever keeps the board; a successor has the other name.
+BOARD_SLOTS: Final = ("node-0", "node-1")
 
 WAITING: Final = b"waiting"
 READY: Final = b"ready"
@@ -126,7 +127,7 @@ async def run() -> int:
         async with asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(supervisor.listen())
             try:
-                if assignment.slot == BOARD_SLOT:
+                if assignment.slot in BOARD_SLOTS:
                     await _keep_board(assignment, supervisor)
                 else:
                     await _answer(assignment, supervisor)
@@ -135,6 +136,7 @@ async def run() -> int:
     except* (DatabaseAway, DataKeyMissing, BadPostalTable, OSError) as failed:
         supervisor.say(FAILED, _sentence(failed.exceptions[0]))
         code = 1
+    leave()
     return code
 
 

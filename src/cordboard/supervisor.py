@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,8 @@ import structlog
 from cordboard.node import Announced, engine_held, keep_alive, worker_slot
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.embedded import EmbeddedPostgres
-from cordboard.supervised import BOARD_SLOT, DRAIN, FAILED, READY, WAITING, Assignment, first_of
+from cordboard.supervised import BOARD_SLOTS, DRAIN, FAILED, READY, WAITING, Assignment, first_of
+from cordboard.tallies import begin_sharing, process_ended, sharing_environment
 from cordboard.web.app import BACKLOG, url_of
 
 # Requests under way have 10 s, and what they recorded as much again.
@@ -63,16 +65,18 @@ class Process:
         self._process = process
         self._reader = reader
         self._writer = writer
+        # For the process before it to leave the board to it.
+        self.is_waiting = False
 
     @classmethod
-    async def start(cls, assignment: Assignment, environment: dict[str, str]) -> Process:
+    async def start(cls, assignment: Assignment, environment: Mapping[str, str]) -> Process:
         ours, theirs = socket.socketpair()
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "cordboard.supervised"),
                 stdin=theirs.fileno(),
                 pass_fds=assignment.listeners,
-                env={**os.environ, **environment, "CORDBOARD_SLOT": assignment.slot},
+                env={**os.environ, **environment},
                 # Ctrl-C is for the supervisor, which ends the others in their order.
                 start_new_session=True,
             )
@@ -93,6 +97,7 @@ class Process:
         while line := await self._reader.readline():
             word, _, text = line.strip().partition(b" ")
             if word in words:
+                self.is_waiting = word == WAITING
                 return
             if word == FAILED:
                 await self.ended()
@@ -116,27 +121,30 @@ class Process:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self.ended()
         except TimeoutError:
-            _log.error("process.killed", slot=self.slot)
+            _log.error("process.killed", slot=self.slot, pid=self.pid)
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self.ended()
 
 
 class Slot:
-    """The place of one process; whoever holds it is replaced when it dies, or when it is asked for."""
+    """The place of one process; whoever holds it is replaced when it dies, or when it is asked for.
 
-    def __init__(self, name: str, start: Callable[[str], Any]) -> None:
-        self.name = name
+    A successor counts under another name than the one before it, which still runs: they take turns.
+    """
+
+    def __init__(self, names: tuple[str, str], start: Callable[[str], Awaitable[Process]]) -> None:
+        self._names = names
         self._start = start
         self._process: Process | None = None
-        # Replaced ones that still answer who is connected to them.
-        self._leaving: set[Process] = set()
+        # Replaced, and still answering who is connected to it.
+        self._leaving: Process | None = None
         self._replacing = asyncio.Lock()
         self._replaced = asyncio.Event()
 
     async def open(self) -> None:
         """Return when its first process is ready. Raises ProcessFailed."""
-        self._process = await self._start(self.name)
+        self._process = await self._start(self._names[0])
         await self._process.said(READY)
 
     async def keep(self) -> None:
@@ -153,47 +161,48 @@ class Slot:
                 if process is not self._process:
                     continue
                 code = await process.ended()
-                _log.warning("process.died", slot=self.name, pid=process.pid, code=code)
+                _log.warning("process.died", slot=process.slot, pid=process.pid, code=code)
                 if loop.time() - since_s >= WELL_AFTER_S:
                     backoff_s = BACKOFF_MIN_S
                 else:
                     await asyncio.sleep(backoff_s)
                     backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
-                self._process = await self._start(self.name)
+                self._process = await self._start(process.slot)
                 try:
                     await self._process.said(READY)
                 except ProcessFailed as failed:
-                    _log.error("process.failed", slot=self.name, reason=str(failed))
+                    _log.error("process.failed", slot=process.slot, reason=str(failed))
                 else:
-                    _log.info("process.replaced", slot=self.name, pid=self._process.pid)
+                    _log.info("process.replaced", slot=process.slot, pid=self._process.pid)
 
     async def replace(self) -> None:
         """Let another process take over. Raises ProcessFailed, and then the present one stays."""
         async with self._replacing:
             before = self._process
             assert before is not None, "open() comes first"
-            fresh = await self._start(self.name)
+            if self._leaving is not None:
+                # It has had its time since the last replacement, and its name is needed.
+                await self._leaving.stop()
+            fresh = await self._start(self._names[before.slot == self._names[0]])
             try:
-                if self.name == BOARD_SLOT:
-                    # Only one may write the board; this one stands ready to do it at once.
-                    await fresh.said(WAITING)
-                    self._process = fresh
-                    await before.stop()
-                await fresh.said(READY)
+                await fresh.said(WAITING, READY)
             except BaseException:
-                if self._process is before:
-                    await fresh.stop()
+                await fresh.stop()
                 raise
             self._process = fresh
             self._replaced.set()
-            if self.name != BOARD_SLOT:
+            if fresh.is_waiting:
+                # Only one process may write the board; this one stands ready to do it at once.
+                await before.stop()
+                await fresh.said(READY)
+            else:
                 before.drain()
-                self._leaving = {process for process in self._leaving if process.is_running} | {before}
-            _log.info("process.replaced", slot=self.name, pid=fresh.pid)
+                self._leaving = before
+            _log.info("process.replaced", slot=fresh.slot, pid=fresh.pid)
 
     async def close(self) -> None:
-        processes = [*self._leaving, *([] if self._process is None else [self._process])]
-        await asyncio.gather(*(process.stop() for process in processes))
+        processes = (self._leaving, self._process)
+        await asyncio.gather(*(process.stop() for process in processes if process is not None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +210,9 @@ class _Place:
     """What all processes share."""
 
     database: dict[str, Any]
-    listeners: dict[str, tuple[socket.socket, ...]]
-    metrics_dir: Path
+    # Of each worker.
+    listeners: list[list[socket.socket]]
+    counts_dir: Path
 
 
 async def supervise(read_settings: Callable[[], Settings], announce: Callable[[Announced], None]) -> None:
@@ -224,7 +234,7 @@ async def supervise(read_settings: Callable[[], Settings], announce: Callable[[A
             token, token_file = admin_token(settings)
             supervisor = _Supervisor(place, settings, read_settings)
             async with supervisor.running():
-                url = url_of(place.listeners[worker_slot(0)][0])
+                url = url_of(place.listeners[0][0])
                 announce(Announced(url=url, admin_token=token, admin_token_file=token_file))
                 _log.info("node.answering", url=url, workers=settings.workers)
                 while not stop.is_set():
@@ -253,8 +263,11 @@ class _Supervisor:
         self._place = place
         self._settings = settings
         self._read_settings = read_settings
-        self._board = Slot(BOARD_SLOT, self._start)
-        self._workers = [Slot(worker_slot(n), self._start) for n in range(settings.workers)]
+        self._board = Slot(BOARD_SLOTS, self._start_board)
+        self._workers = [
+            Slot((worker_slot(n), worker_slot(n + settings.workers)), partial(self._start_worker, n))
+            for n in range(settings.workers)
+        ]
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -294,15 +307,21 @@ class _Supervisor:
             try:
                 await slot.replace()
             except ProcessFailed as failed:
-                _log.error("process.failed", slot=slot.name, reason=str(failed))
+                _log.error("process.failed", reason=str(failed))
                 return
 
-    async def _start(self, slot: str) -> Process:
-        listeners = tuple(listener.fileno() for listener in self._place.listeners.get(slot, ()))
-        return await Process.start(
-            Assignment(slot, self._settings, self._place.database, listeners),
-            {"PROMETHEUS_MULTIPROC_DIR": str(self._place.metrics_dir)},
-        )
+    async def _start_board(self, slot: str) -> Process:
+        return await self._start(Assignment(slot, self._settings, self._place.database))
+
+    async def _start_worker(self, n: int, slot: str) -> Process:
+        listeners = tuple(listener.fileno() for listener in self._place.listeners[n])
+        return await self._start(Assignment(slot, self._settings, self._place.database, listeners))
+
+    async def _start(self, assignment: Assignment) -> Process:
+        counts_dir = self._place.counts_dir
+        # What a process before it in this place had open or in memory is gone.
+        process_ended(counts_dir, assignment.slot)
+        return await Process.start(assignment, sharing_environment(counts_dir, assignment.slot))
 
 
 _OF_SUPERVISOR: Final = ("data_dir", "board_dir", "database_url", "host", "port", "workers")
@@ -315,11 +334,10 @@ async def _place(settings: Settings) -> AsyncIterator[_Place]:
     try:
         node_dir = settings.node_dir()
         make_private_directory(node_dir)
-        metrics_dir = node_dir / "metrics"
-        shutil.rmtree(metrics_dir, ignore_errors=True)
-        metrics_dir.mkdir(mode=0o700)
+        counts_dir = node_dir / "counts"
+        begin_sharing(counts_dir)
         if settings.database_url is not None:
-            yield _Place({"dsn": settings.database_url.get_secret_value()}, listeners, metrics_dir)
+            yield _Place({"dsn": settings.database_url.get_secret_value()}, listeners, counts_dir)
             return
         wanted = DATABASE_CONNECTIONS_BESIDE + DATABASE_CONNECTIONS_OF_WORKER * settings.workers
         postgres = EmbeddedPostgres(settings.postgres_dir, connections_min=wanted)
@@ -328,46 +346,45 @@ async def _place(settings: Settings) -> AsyncIterator[_Place]:
             async with asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(keep_alive(postgres))
                 try:
-                    yield _Place(dict(postgres.connect_kwargs), listeners, metrics_dir)
+                    yield _Place(dict(postgres.connect_kwargs), listeners, counts_dir)
                 finally:
                     watching.cancel()
         finally:
             await postgres.stop()
     finally:
-        for sockets in listeners.values():
-            for listener in sockets:
-                listener.close()
+        for listener in chain(*listeners):
+            listener.close()
 
 
-def _listening_sockets(settings: Settings) -> dict[str, tuple[socket.socket, ...]]:
-    """For each worker's slot a socket on every address of the host; the kernel shares out what comes."""
+def _listening_sockets(settings: Settings) -> list[list[socket.socket]]:
+    """For each worker a socket on every address of the host; the kernel shares out what comes."""
     host, port = settings.host, settings.port
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    listeners: dict[str, list[socket.socket]] = {worker_slot(n): [] for n in range(settings.workers)}
+    # Sockets that share a port do so with any other engine of this user, which would take half of our calls.
+    for family, *_, address in addresses:
+        with socket.socket(family, socket.SOCK_STREAM) as alone:
+            _bind(alone, address, port)
+    listeners: list[list[socket.socket]] = []
     try:
-        # Without this another engine of the same user could share our port, and take half of our calls.
-        for family, *_, address in addresses:
-            with socket.socket(family, socket.SOCK_STREAM) as alone:
-                _bind(alone, (address[0], port, *address[2:]))
-        for sockets in listeners.values():
+        for _ in range(settings.workers):
+            listeners.append([])
             for family, *_, address in addresses:
                 listener = socket.socket(family, socket.SOCK_STREAM)
-                sockets.append(listener)
+                listeners[-1].append(listener)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                _bind(listener, (address[0], port, *address[2:]))
+                _bind(listener, address, port)
                 # With port 0 the first one finds a free one for all.
                 port = listener.getsockname()[1]
                 listener.listen(BACKLOG)
     except BaseException:
-        for sockets in listeners.values():
-            for listener in sockets:
-                listener.close()
+        for listener in chain(*listeners):
+            listener.close()
         raise
-    return {slot: tuple(sockets) for slot, sockets in listeners.items()}
+    return listeners
 
 
-def _bind(listener: socket.socket, address: Sequence[Any]) -> None:
+def _bind(listener: socket.socket, address: tuple[Any, ...], port: int) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if listener.family == socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    listener.bind(tuple(address))
+    listener.bind((address[0], port, *address[2:]))

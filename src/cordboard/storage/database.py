@@ -7,6 +7,7 @@ answers again, so that no call spends its time on finding out what is known.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from random import SystemRandom
@@ -83,7 +84,7 @@ class Database:
         self, dsn: str | None = None, *, connections_max: int = POOL_SIZE_MAX, **connect_kwargs: Any
     ) -> None:
         self._dsn = dsn
-        self._connections_max = connections_max
+        self.connections_max = connections_max
         self._connect_kwargs = connect_kwargs
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._in_use: set[Connection] = set()
@@ -92,6 +93,13 @@ class Database:
         self._up = asyncio.Event()
         self._up.set()
         self._suspected = asyncio.Event()
+        # Told how many seconds each COMMIT took that was answered.
+        self.on_commit: Callable[[float], None] | None = None
+
+    @property
+    def connections_in_use(self) -> int:
+        """Of the pool, at most POOL_SIZE_MAX."""
+        return len(self._in_use)
 
     @property
     def is_up(self) -> bool:
@@ -193,7 +201,7 @@ class Database:
             self._pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=connections_min,
-                max_size=self._connections_max,
+                max_size=self.connections_max,
                 command_timeout=COMMAND_TIMEOUT_S,
                 timeout=CONNECT_TIMEOUT_S,
                 init=_prepare_connection,
@@ -262,11 +270,14 @@ class Database:
                 if not connection.is_closed():
                     await transaction.rollback()
                 raise
+            started_s = time.perf_counter()
             try:
                 await transaction.commit()
             except AWAY as lost:
                 self._lose(connection)
                 raise CommitUnknown("the connection was lost during a commit") from lost
+            if self.on_commit is not None:
+                self.on_commit(time.perf_counter() - started_s)
             return result
 
     @asynccontextmanager

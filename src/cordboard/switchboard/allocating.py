@@ -54,7 +54,7 @@ from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import Revision, Wish
 from cordboard.tables.board import BoardReader
 from cordboard.tables.records import Line, VirtualNumberState
-from cordboard.telemetry import Metrics
+from cordboard.telemetry import AllocationChange, Metrics
 
 # Each try draws other PINs and sees a fresher board; a lost race is rare, eight in a row are a full pool.
 TRIES_MAX: Final = 8
@@ -195,7 +195,7 @@ class Allocating:
                 raise Unacceptable([revision.pool_changed()]) from None
             if position is None:
                 return Changed(standing, is_propagated=True)
-            self._metrics.allocation_changes.labels("updated").inc()
+            self._metrics.allocation_changes.labels(AllocationChange.UPDATED.value).inc()
             return Changed(standing, await self._is_propagated(position))
         raise AssertionError("the last try returns or raises")
 
@@ -204,7 +204,7 @@ class Allocating:
         result = await self._releasing.submit(tenant.cell, ReleaseRequest(tenant.id, name))
         match result:
             case Released(standing, position):
-                self._metrics.allocation_changes.labels("released").inc()
+                self._metrics.allocation_changes.labels(AllocationChange.RELEASED.value).inc()
                 self._wake_sender()
                 return Changed(standing, await self._is_propagated(position))
             case ReleasedBefore():
@@ -275,7 +275,7 @@ class Allocating:
                     continue
                 match result:
                     case Made(position):
-                        self._metrics.allocation_changes.labels("made").inc()
+                        self._metrics.allocation_changes.labels(AllocationChange.MADE.value).inc()
                         return Changed(standing, await self._is_propagated(position))
                     case AnsweredBefore():
                         assert key is not None

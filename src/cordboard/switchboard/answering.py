@@ -46,7 +46,7 @@ from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables
 from cordboard.tables.progress import ProgressTables, WayIn
-from cordboard.telemetry import Metrics
+from cordboard.telemetry import Metrics, PinOutcome
 
 # A call that this node does not know may be known to another: one look, and no caller waits for it.
 LOOKUP_TIMEOUT_S: Final = 0.2
@@ -280,7 +280,8 @@ class CallAnswering:
             ),
         )
         is_right = isinstance(outcome, RightPin)
-        self._metrics.pin_outcomes.labels("success" if is_right else "failure").inc()
+        pin_outcome = PinOutcome.SUCCESS if is_right else PinOutcome.FAILURE
+        self._metrics.pin_outcomes.labels(pin_outcome.value).inc()
         if recorded is None:
             # In the spool: what this node knows of the call is all that can be known of it now.
             progress = with_outcome(progress, outcome, progress.failures + (not is_right))

@@ -112,7 +112,7 @@ async def serving(
         head_bytes_max=HEAD_BYTES_MAX,
     )
     connections = Connections(limits, make_aiohttp, exotel.passthru_at_once)
-    switchboard.metrics.connections.set_function(lambda: len(connections.open))
+    switchboard.metrics.sample(switchboard.metrics.connections, lambda: len(connections.open))
     listen = partial(asyncio.get_running_loop().create_server, lambda: FastLane(connections), backlog=BACKLOG)
     try:
         if listeners:

@@ -27,6 +27,7 @@ from cordboard.storage.spool import SpoolFull, SpoolUnusable
 from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
+from cordboard.telemetry import Fault
 from cordboard.web.auth import TENANT_ID, basic_credentials
 from cordboard.web.documents import AppletQuery, ConnectReply, GatherReply, PassthruQuery
 from cordboard.web.openapi import APPLETS, JSON, OPEN, TEXT, Header, Operation, Route, Said
@@ -113,10 +114,10 @@ class Exotel:
             try:
                 response = await self._respond(applet, tenant, query, request)
             except (SpoolFull, SpoolUnusable, TimeoutError) as away:
-                response = self._fault(applet, tenant, query, type(away).__name__)
+                response = self._fault(applet, tenant, query, _fault_of(away))
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
                 _log.exception("applet.fault", applet=applet.value, error=type(error).__name__)
-                response = self._fault(applet, tenant, query, "bug")
+                response = self._fault(applet, tenant, query, Fault.BUG)
             seconds.observe(name, time.perf_counter() - started_s)
             return _sent(response)
 
@@ -243,9 +244,9 @@ class Exotel:
             case unmatched:
                 assert_never(unmatched)
 
-    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: str) -> Reply:
+    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: Fault) -> Reply:
         """Our fault: nobody is connected, and the platform takes its fallback where it has one."""
-        self._switchboard.metrics.faults.labels(fault).inc()
+        self._switchboard.metrics.faults.labels(fault.value).inc()
         refused = Refuse(Reason.NO_ALLOCATION)
         match applet:
             case Applet.PASSTHRU:
@@ -256,6 +257,18 @@ class Exotel:
                 return Reply(b"Service Unavailable", TEXT, 503, "Retry-After: 1\r\n")
             case unmatched:
                 assert_never(unmatched)
+
+
+def _fault_of(away: SpoolFull | SpoolUnusable | TimeoutError) -> Fault:
+    match away:
+        case SpoolFull():
+            return Fault.SPOOL_FULL
+        case SpoolUnusable():
+            return Fault.SPOOL_UNUSABLE
+        case TimeoutError():
+            return Fault.TIMEOUT
+        case unmatched:
+            assert_never(unmatched)
 
 
 def _log_hop(applet: Applet, caller: Caller, decision: Decision) -> None:

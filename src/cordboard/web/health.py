@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from cordboard.routing.model import ThrottleScope
 from cordboard.routing.numbers import PIN_DIGITS_MAX
@@ -16,6 +16,7 @@ from cordboard.routing.tenant import TenantSettings
 from cordboard.storage import events
 from cordboard.storage.database import DatabaseAway
 from cordboard.switchboard.service import Switchboard
+from cordboard.telemetry import Measured
 from cordboard.web.documents import Readiness
 from cordboard.web.openapi import JSON, OPEN, TEXT, Operation, Route, Said
 
@@ -63,57 +64,55 @@ class Health:
             content_type="application/json",
         )
 
-    async def _measure_pools(self) -> None:
-        """Tenant by tenant, with a breath between them: a pool of a thousand numbers takes some 5 ms."""
+    async def _metrics(self, _: web.Request) -> web.Response:
         metrics = self._switchboard.metrics
-        # Of tenants and states that are gone nothing may stay.
-        for gauge in (
-            metrics.pool_virtual_numbers,
-            metrics.pool_allocations,
-            metrics.pool_numbers,
-            metrics.pool_free_pins,
-        ):
-            gauge.clear()
+        measured = Measured()
+        self._measure_board(measured)
+        self._measure_throttles(measured)
+        await self._measure_pools(measured)
+        await self._measure_database(measured)
+        metrics.publish()
+        # Some milliseconds of putting text together, that no call waits for in another thread.
+        body = await asyncio.to_thread(metrics.exposition, measured)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    def _measure_board(self, measured: Measured) -> None:
+        keeper = self._switchboard.keeper
+        measured.allocations_live.add_metric([], keeper.tables.allocation_count())
+        measured.board_bytes.add_metric([], keeper.tables.size_bytes())
+        measured.board_age_seconds.add_metric([], keeper.age_s())
+
+    def _measure_throttles(self, measured: Measured) -> None:
+        now_us = self._switchboard.clock.now_us()
+        full = self._switchboard.throttle.full(self._settings_of, now_us)
+        for scope in ThrottleScope:
+            measured.throttles_full.add_metric([scope.value], full[scope])
+
+    async def _measure_pools(self, measured: Measured) -> None:
+        """Tenant by tenant, with a breath between them: a pool of a thousand numbers takes some 5 ms."""
         for tenant in self._switchboard.tenants.all():
             # Asked for anew: a board that was loaded meanwhile has closed the one before it.
             with self._switchboard.keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
                 states = list(board.pool())
             for word, count in Counter(state.word for state in states).items():
-                metrics.pool_virtual_numbers.labels(tenant.id, word).set(count)
-            metrics.pool_allocations.labels(tenant.id).set(sum(state.load for state in states))
-            metrics.pool_numbers.labels(tenant.id).set(sum(state.callers for state in states))
+                measured.pool_virtual_numbers.add_metric([tenant.id, word], count)
+            measured.pool_allocations.add_metric([tenant.id], sum(state.load for state in states))
+            measured.pool_numbers.add_metric([tenant.id], sum(state.callers for state in states))
             for length in range(1, PIN_DIGITS_MAX + 1) if states else ():
                 fewest = min(state.free_pins(length) for state in states)
-                metrics.pool_free_pins.labels(tenant.id, str(length)).set(fewest)
+                measured.pool_free_pins.add_metric([tenant.id, str(length)], fewest)
             await asyncio.sleep(0)
 
-    def _settings_of(self, tenant_id: str) -> TenantSettings | None:
-        tenant = self._switchboard.tenants.get(tenant_id)
-        return None if tenant is None else tenant.settings
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        metrics = self._switchboard.metrics
-        tables = self._switchboard.keeper.tables
-        metrics.allocations_live.set(tables.allocation_count())
-        await self._measure_pools()
-        now_us = self._switchboard.clock.now_us()
-        full = self._switchboard.throttle.full(self._settings_of, now_us)
-        for scope in ThrottleScope:
-            metrics.throttles_full.labels(scope.value).set(full[scope])
-        metrics.board_bytes.set(tables.size_bytes())
-        metrics.board_age_seconds.set(self._switchboard.keeper.age_s())
-        spool = self._switchboard.recording.spool
-        metrics.spool_records.set(spool.records)
-        metrics.spool_bytes.set(spool.size_bytes)
-        metrics.spool_set_aside.set(spool.damaged)
+    async def _measure_database(self, measured: Measured) -> None:
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
                 pending = await self._switchboard.database.read(events.pending_count)
         except (DatabaseAway, TimeoutError):
-            metrics.database_up.set(0)
+            measured.database_up.add_metric([], 0)
         else:
-            metrics.database_up.set(1)
-            metrics.events_pending.set(pending)
-        return web.Response(
-            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+            measured.database_up.add_metric([], 1)
+            measured.events_pending.add_metric([], pending)
+
+    def _settings_of(self, tenant_id: str) -> TenantSettings | None:
+        tenant = self._switchboard.tenants.get(tenant_id)
+        return None if tenant is None else tenant.settings
