@@ -327,7 +327,11 @@ def _salvage(parts: _Parts, own: Path | None, wake_sender: Callable[[], None]) -
         return spool
 
     return Salvage(
-        parts.settings.spool_dir, own, open_spool, lambda spool: _recording(parts, spool, wake_sender)
+        parts.database,
+        parts.settings.spool_dir,
+        own,
+        open_spool,
+        lambda spool: _recording(parts, spool, wake_sender),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import structlog
 
+from cordboard.storage.database import Database
 from cordboard.storage.spool import Spool, SpoolHeld
 from cordboard.switchboard.recording import Recording
 
@@ -28,11 +29,13 @@ class Salvage:
 
     def __init__(
         self,
+        database: Database,
         spool_dir: Path,
         own: Path | None,
         open_spool: Callable[[Path], Spool],
         recording_of: Callable[[Spool], Recording],
     ) -> None:
+        self._database = database
         self._spool_dir = spool_dir
         self._own = own
         self._open_spool = open_spool
@@ -45,6 +48,7 @@ class Salvage:
 
     async def run(self) -> None:
         while True:
+            await self._database.wait_until_up()
             for directory in self._left():
                 with suppress(FileNotFoundError):
                     # One that has just been made may not be locked yet: it is empty.

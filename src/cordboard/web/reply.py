@@ -21,7 +21,7 @@ _HEAD: Final = hdrs.METH_HEAD
 class Reply:
     """What one applet request is answered; made once, sent once."""
 
-    __slots__ = ("_body", "_content_type", "_headers", "_request", "keep_alive", "status")
+    __slots__ = ("_body", "_content_type", "_headers", "_is_last", "_request", "keep_alive", "status")
 
     def __init__(self, body: bytes, content_type: str, status: int = 200, headers: str = "") -> None:
         """`headers` are further lines, each ending in CRLF."""
@@ -30,15 +30,20 @@ class Reply:
         self._body = body
         self._content_type = content_type
         self._headers = headers
+        self._is_last = False
         self._request: BaseRequest | None = None
 
     @property
     def body_length(self) -> int:
         return len(self._body)
 
+    def force_close(self) -> None:
+        """Let the connection end with it."""
+        self._is_last = True
+
     async def prepare(self, request: BaseRequest) -> None:
         self._request = request
-        self.keep_alive = request.keep_alive
+        self.keep_alive = bool(request.keep_alive) and not self._is_last
 
     async def write_eof(self) -> None:
         request = self._request
