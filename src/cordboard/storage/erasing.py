@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 import structlog
 
 from cordboard.routing.changes import Change, MemberLeft
@@ -57,6 +58,7 @@ class Erasure(Enum):
     PENDING_EVENTS = "events_masked_after_delivery"
     ONCE_KEYS = "event_keys"
     ANSWERS = "idempotent_answers"
+    LIFTED = "lifted_throttles"
 
 
 class Erased(NamedTuple):
@@ -118,8 +120,9 @@ class _OfTenant:
     positions: list[Position]
 
     async def run(self) -> None:
-        [cooling] = await self._written("delete_cooling", self.number, self.is_dry_run)
-        self.counts[Erasure.COOLING] += cooling["found"]
+        for what, query in ((Erasure.COOLING, "delete_cooling"), (Erasure.LIFTED, "delete_lifted")):
+            [row] = await self._written(query, self.number, self.is_dry_run)
+            self.counts[what] += row["found"]
         await self._live()
         await self._vaulted()
         await self._calls()
@@ -128,6 +131,8 @@ class _OfTenant:
         await self._events()
         await self._once_keys()
         await self._answers()
+        if not self.is_dry_run:
+            await self.database.write(self._forget_last_word)
 
     # ── allocations ──────────────────────────────────────────────────────────
 
@@ -193,6 +198,13 @@ class _OfTenant:
         await connection.execute(_SQL["delete_cooling_of_party"], self.cell, id, self.number)
         tenant = await feed.tenant_change(connection, self.tenant_id)
         return await feed.append(connection, self.cell, [*changes, tenant], self.now_us)
+
+    async def _forget_last_word(self, connection: Connection) -> None:
+        """The same for somebody of whom no allocation tells, but a wrong PIN or a lifted throttle does."""
+        body = await connection.fetchval(_SQL["last_word"], self.cell)
+        if body is not None and mentions(orjson.loads(body), self.number):
+            tenant = await feed.tenant_change(connection, self.tenant_id)
+            await feed.append(connection, self.cell, [tenant], self.now_us)
 
     async def _vaulted(self) -> None:
         last = UUID(int=0)
