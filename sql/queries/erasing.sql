@@ -178,7 +178,6 @@ LIMIT $5;
 SELECT id, facts
 FROM event
 WHERE cell = $1 AND id = ANY($2::uuid[]) AND finished_at IS NOT NULL AND facts_are <> 'masked'
-ORDER BY id
 FOR UPDATE;
 
 -- name: mask_after

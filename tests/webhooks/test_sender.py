@@ -20,13 +20,14 @@ from structlog.testing import capture_logs
 
 from cordboard.clock import SECOND_US, SystemClock
 from cordboard.storage import event_records
-from cordboard.storage.database import Database
+from cordboard.storage.database import Connection, Database
 from cordboard.storage.event_records import NoSuchEvent, StillPending, replay_event, replay_events
 from cordboard.storage.events import EventState, claim, pending_lanes
 from cordboard.storage.facts import EventKind
 from cordboard.storage.listing import Span
 from cordboard.storage.provisioning import retire_webhook_secret
 from cordboard.storage.sealing import DataKeys
+from cordboard.storage.subjects import lock_subjects
 from cordboard.webhooks.breaker import FAILURES_MAX
 from cordboard.webhooks.destinations import Destinations, parse_endpoint
 from cordboard.webhooks.sender import (
@@ -42,6 +43,7 @@ from cordboard.webhooks.sender import (
     Sender,
     next_attempt_us,
 )
+from tests.storage.office import CountingRepeats, until_somebody_is_blocked
 
 from .outbox import (
     ALLOCATION,
@@ -906,6 +908,42 @@ async def test_what_grows_too_old_while_its_endpoint_is_down_is_buried(
                 await asyncio.sleep(0.01)
     assert len(attempts.results) < BURIED_AT_A_TIME, "most were never tried"
     assert "expired" in {error for *_, error in await attempts_of(database)}
+
+
+async def test_burying_and_a_replay_wait_for_each_other_and_not_in_a_circle(
+    database: Database, subscriber: Subscriber
+) -> None:
+    clock, attempts, counting = SetClock(), Attempts(), CountingRepeats(database)
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event("a"))
+    assert await one_round(database, clock, 1) == [AttemptResult.DELIVERED]
+    told = (await ids_of(database))["a", 1]
+    subscriber.answer = with_status(503)
+    await tell(database, *(new_event(f"{place}") for place in range(1, FAILURES_MAX)))
+    async with sending(counting, clock, attempts) as sender:
+        await attempts.until(FAILURES_MAX - 1)
+        # The last, so that the endpoint is probed with another one.
+        clock.advance(0.5)
+        await tell(database, new_event("a"), now_us=clock.now_us())
+        sender.wake()
+        await attempts.until(FAILURES_MAX)
+        async with asyncio.timeout(GIVE_UP_S):
+            while any(row["leased_until"] for row in await kept(database)):
+                pass
+
+        async def replay(connection: Connection) -> None:
+            # As far as a replay has come when the other one begins.
+            await lock_subjects(connection, 0, [("acme", "a")])
+            clock.advance(DEAD_AFTER_S + 1)
+            sender.wake()
+            await until_somebody_is_blocked(database)
+            await replay_event(connection, 0, "acme", told, clock.now_us())
+
+        async with asyncio.timeout(GIVE_UP_S):
+            await counting.write(replay)
+            while (await states(database))[-1][2] != "dead":
+                pass
+    assert counting.repeats == 0, "nobody was thrown out of a deadlock"
 
 
 # ── its life ─────────────────────────────────────────────────────────────────

@@ -33,6 +33,7 @@ from cordboard.storage.provisioning import NoSuchTenant
 from cordboard.storage.queries import load
 from cordboard.storage.resting import Resting, keep, masked_facts, mentions
 from cordboard.storage.sealing import DataKeys, Sealed, bound_to_answer, check_keys
+from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("erasing")
 
@@ -268,7 +269,8 @@ class _OfTenant:
             pending = [row for row in rows if row["state"] == "pending"]
             return len(rows) - len(pending), sum(not row["is_masked_after"] for row in pending)
         ids = [row["id"] for row in rows]
-        # Pending ones first: one that is finished meanwhile is then among the finished.
+        subjects = ((self.tenant_id, row["subject"]) for row in rows)
+        await lock_subjects(connection, self.cell, subjects)
         status = await connection.execute(_SQL["mask_after"], self.cell, ids)
         finished = await connection.fetch(_SQL["lock_finished_events"], self.cell, ids)
         masks = {

@@ -293,39 +293,37 @@ class Sender:
         limit = min(limit, IN_FLIGHT_PER_HOST_MAX)
         return min(limit - self._in_flight[group.host], IN_FLIGHT_MAX - self._in_flight.total())
 
-    async def _claim(self, lanes: Sequence[Lane], now_us: int, limit: int) -> list[Claim]:
+    async def _claim(
+        self, lanes: Sequence[Lane], now_us: int, limit: int, begun_before_us: int | None = None
+    ) -> list[Claim]:
         return await self._database.write(
-            lambda connection: events.claim(connection, lanes, now_us, self._lease_us, limit)
+            lambda connection: events.claim(connection, lanes, now_us, self._lease_us, limit, begun_before_us)
         )
 
     async def _bury(self, lane: Lane, host: str, now_us: int) -> None:
         """Give up what grew too old while the endpoint was down; a backlog would otherwise wait for as many
         probes as it has events."""
 
-        async def run(connection: Connection) -> int:
-            oldest_us = now_us - int(self._dead_after_s * SECOND_US)
-            claims = await events.claim(
-                connection, [lane], now_us, self._lease_us, BURIED_AT_A_TIME, oldest_us
+        oldest_us = now_us - int(self._dead_after_s * SECOND_US)
+        claims = await self._claim([lane], now_us, BURIED_AT_A_TIME, oldest_us)
+        outcomes = [
+            Outcome(
+                claim=claim,
+                state=EventState.DEAD,
+                result="too old: the endpoint was down",
+                at_us=now_us,
+                error=AttemptError.EXPIRED,
             )
-            outcomes = [
-                Outcome(
-                    claim=claim,
-                    state=EventState.DEAD,
-                    result="too old: the endpoint was down",
-                    at_us=now_us,
-                    error=AttemptError.EXPIRED,
-                )
-                for claim in claims
-            ]
-            if outcomes:
-                await events.record(connection, lane.cell, outcomes, now_us, self._keys)
-            return len(outcomes)
-
-        buried = await self._database.write(run)
-        if buried < BURIED_AT_A_TIME:
+            for claim in claims
+        ]
+        if outcomes:
+            # Not in the transaction of the claim: who holds events waits for no subject.
+            await self._database.write(
+                lambda connection: events.record(connection, lane.cell, outcomes, now_us, self._keys)
+            )
+            log.error("events_dead", host=host, count=len(outcomes), result=AttemptError.EXPIRED.value)
+        if len(outcomes) < BURIED_AT_A_TIME:
             self._to_bury.discard((lane.tenant_id, host))
-        if buried:
-            log.error("events_dead", host=host, count=buried, result=AttemptError.EXPIRED.value)
 
     # ── an attempt ───────────────────────────────────────────────────────────
 
