@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from tests.storage.office import GIVE_UP_S, NOW_US, CountingRepeats, Office, unt
 OLD, NEW = bytes(range(32)), bytes(range(1, 33))
 LATER_US = NOW_US + 9 * DAY_US
 
-Change = Callable[[Database, Office, Life], Awaitable[Any]]
+Change = Callable[[Database, Office, Life], Coroutine[Any, Any, None]]
 
 
 async def delete_old(database: Database, office: Office, _life: Life) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
-from cordboard.clock import SECOND_US, SystemClock
+from cordboard.clock import SECOND_US, SystemClock, to_datetime
 from cordboard.storage import event_records
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.event_records import NoSuchEvent, StillPending, replay_event, replay_events
@@ -30,18 +30,15 @@ from cordboard.storage.sealing import DataKeys
 from cordboard.storage.subjects import lock_subjects
 from cordboard.webhooks.breaker import FAILURES_MAX
 from cordboard.webhooks.destinations import Destinations, parse_endpoint
+from cordboard.webhooks.schedule import ASKED_WAIT_S_MAX, DEAD_AFTER_S, WAITS_S
 from cordboard.webhooks.sender import (
     ANSWER_BYTES_MAX,
     BURIED_AT_A_TIME,
-    DEAD_AFTER_S,
     IN_FLIGHT_PER_HOST_MAX,
     IN_FLIGHT_PER_SILENT_HOST_MAX,
-    JITTER,
     LEASE_AFTER_BUDGET_S,
-    RETRY_AFTER_S,
     AttemptResult,
     Sender,
-    next_attempt_us,
 )
 from tests.storage.office import CountingRepeats, until_somebody_is_blocked
 
@@ -328,32 +325,6 @@ async def test_what_cannot_be_sent_waits_without_holding_others_back(
 # ── again, and when to give up ───────────────────────────────────────────────
 
 
-def test_the_waits_grow_as_promised() -> None:
-    now_us, attempts, waits = NOW_US, 0, []
-    while True:
-        attempts += 1
-        due_us = next_attempt_us(NOW_US, attempts, now_us, lambda: 0.5)
-        if due_us is None:
-            break
-        waits.append((due_us - now_us) // SECOND_US)
-        now_us = due_us
-    assert waits == [1, 5, 30, 120, 600, 1_800, 3_600, 7_200] + [14_400] * 5
-    assert attempts == 14
-    assert sum(waits) < DEAD_AFTER_S <= sum(waits) + 14_400
-
-
-@given(attempts=st.integers(1, 100), roll=st.floats(0, 1, exclude_max=True), age_s=st.integers(0, 100_000))
-def test_no_wait_is_far_from_its_place_in_the_schedule(attempts: int, roll: float, age_s: int) -> None:
-    now_us = NOW_US + age_s * SECOND_US
-    wait_s = RETRY_AFTER_S[min(attempts, len(RETRY_AFTER_S)) - 1]
-    due_us = next_attempt_us(NOW_US, attempts, now_us, lambda: roll)
-    if due_us is None:
-        assert age_s + wait_s * (1 + JITTER) >= DEAD_AFTER_S
-    else:
-        assert wait_s * (1 - JITTER) - 1 <= (due_us - now_us) / SECOND_US <= wait_s * (1 + JITTER)
-        assert due_us - NOW_US < DEAD_AFTER_S * SECOND_US
-
-
 async def one_round(database: Database, clock: SetClock, expected: int) -> list[AttemptResult]:
     """All attempts that are due by the clock, on record."""
     attempts = Attempts()
@@ -387,6 +358,31 @@ async def test_a_refused_event_is_sent_again_when_it_is_due(
     assert [row["attempts"] for row in await kept(database) if row["subject"] == "a"] == [2, 1]
 
 
+@pytest.mark.parametrize(
+    ("status", "retry_after", "wait_s"),
+    [
+        # With the jitter of these tests: a tenth.
+        (429, "120", 132),
+        (503, "Tue, 09 Nov 2021 04:41:15 GMT", 132),
+        (503, "99999999", ASKED_WAIT_S_MAX * 1.1),
+        # The schedule is later.
+        (503, "0", 1),
+        (429, "soon", 1),
+        # Nothing to do with it.
+        (500, "120", 1),
+    ],
+)
+async def test_a_receiver_may_say_when_to_come_back(
+    database: Database, subscriber: Subscriber, status: int, retry_after: str, wait_s: float
+) -> None:
+    subscriber.answer = with_status(status, **{"Retry-After": retry_after})
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    assert await one_round(database, SetClock(), 1) == [AttemptResult.REFUSED]
+    [row] = await kept(database)
+    assert (row["due_at"] - to_datetime(NOW_US)).total_seconds() == pytest.approx(wait_s)
+
+
 async def test_an_event_that_nobody_takes_for_a_day_is_dead_and_lets_the_next_pass(
     database: Database, subscriber: Subscriber
 ) -> None:
@@ -397,7 +393,7 @@ async def test_an_event_that_nobody_takes_for_a_day_is_dead_and_lets_the_next_pa
     subscriber.answer = refuse_the_first
     await set_subscriber(database, "acme", subscriber.url)
     await tell(database, new_event(), new_event())
-    for wait_s in [*RETRY_AFTER_S[:-1], *[RETRY_AFTER_S[-1]] * 5]:
+    for wait_s in [*WAITS_S[:-1], *[WAITS_S[-1]] * 5]:
         assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
         clock.advance(wait_s)
     assert await one_round(database, clock, 2) == [AttemptResult.REFUSED, AttemptResult.DELIVERED]
@@ -592,7 +588,7 @@ async def test_a_host_that_does_not_answer_gets_one_at_a_time(
     # An answer opens the door again.
     subscriber.answer = with_status(200)
     clock = SetClock()
-    clock.advance(RETRY_AFTER_S[0])
+    clock.advance(WAITS_S[0])
     assert await one_round(database, clock, IN_FLIGHT_PER_HOST_MAX + 4) == [AttemptResult.DELIVERED] * (
         IN_FLIGHT_PER_HOST_MAX + 4
     )
@@ -768,7 +764,7 @@ async def test_a_replayed_dead_event_has_a_fresh_schedule(database: Database, su
     await replay(database, (await ids_of(database))["subject", 1], clock.now_us())
     with pytest.raises(StillPending):
         await replay(database, (await ids_of(database))["subject", 1], clock.now_us())
-    for wait_s in RETRY_AFTER_S[:3]:
+    for wait_s in WAITS_S[:3]:
         assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
         assert await states(database) == [("subject", 1, "pending", "status 500")]
         clock.advance(wait_s)

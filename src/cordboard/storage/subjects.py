@@ -1,4 +1,4 @@
-"""The lock that whoever changes several events takes first: that of their subjects, in the order of their names.
+"""The lock that whoever changes several events takes first: that of their subjects, in order of their names.
 
 Who holds it may wait for an event. Who changes events without it steps over those that are locked and waits
 for nothing. So nobody waits in a circle, whatever order the events are changed in.
