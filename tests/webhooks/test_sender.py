@@ -30,6 +30,7 @@ from cordboard.storage.sealing import DataKeys
 from cordboard.storage.subjects import lock_subjects
 from cordboard.webhooks.breaker import FAILURES_MAX
 from cordboard.webhooks.destinations import Destinations, parse_endpoint
+from cordboard.webhooks.lookups import Lookup, addresses_of
 from cordboard.webhooks.schedule import ASKED_WAIT_S_MAX, DEAD_AFTER_S, WAITS_S
 from cordboard.webhooks.sender import (
     ANSWER_BYTES_MAX,
@@ -50,6 +51,7 @@ from .outbox import (
     Received,
     SetClock,
     Subscriber,
+    a_nameserver,
     add_secret,
     attempts_of,
     deallocated,
@@ -104,6 +106,7 @@ async def sending(
     attempts: Attempts | None = None,
     budget_s: float = NO_HURRY_S,
     destinations: Destinations = HERE,
+    lookup: Lookup = addresses_of,
 ) -> AsyncIterator[Sender]:
     """A sender at work. It is stopped at the end, when what it began has ended and is on record."""
     sender = Sender(
@@ -114,6 +117,7 @@ async def sending(
         dice=lambda: 0.5,
         on_attempt=attempts,
         keys=KEYS,
+        lookup=lookup,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sender.run())
@@ -243,6 +247,28 @@ async def test_a_slow_subscriber_is_a_failed_attempt_and_others_go_on_meanwhile(
         AttemptResult.DELIVERED: 3,
         AttemptResult.TIMED_OUT: 3,
     }
+
+
+async def test_hosts_whose_lookup_hangs_delay_nobody(database: Database, subscriber: Subscriber) -> None:
+    # More than a default executor has threads on any machine.
+    hanging = [f"hangs{place}" for place in range(40)]
+    for tenant_id in (*hanging, "acme"):
+        await set_subscriber(database, tenant_id, subscriber.url.replace("127.0.0.1", f"{tenant_id}.example"))
+    await tell(
+        database, *(new_event(f"{place}", tenant_id=tenant_id) for tenant_id in hanging for place in range(3))
+    )
+    async with a_nameserver() as nameserver, sending(database, lookup=nameserver) as sender:
+        await nameserver.until(len(hanging))
+        await tell(database, *(new_event(f"{place}") for place in range(3)))
+        sender.wake()
+        received = await subscriber.until(3)
+        assert {one.headers["Host"].partition(":")[0] for one in received} == {"acme.example"}
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(None, lambda: "nobody else waits either")
+        assert await loop.getaddrinfo("localhost", 80)
+        nameserver.let_go.set()
+        await subscriber.until(3 + 3 * len(hanging))
+    assert set(Counter(nameserver.asked).values()) == {1}, "whoever wants to know waits for the same one"
 
 
 async def test_an_answer_without_end_is_cut(database: Database, subscriber: Subscriber) -> None:

@@ -33,6 +33,7 @@ from cordboard.storage.facts import EventKind, facts_of
 from cordboard.storage.sealing import NO_KEYS, DataKeys
 from cordboard.webhooks.breaker import Breaker
 from cordboard.webhooks.destinations import Destinations, Endpoint, ForbiddenAddress, parse_endpoint
+from cordboard.webhooks.lookups import Lookup, Lookups, addresses_of
 from cordboard.webhooks.payloads import body_of
 from cordboard.webhooks.schedule import DEAD_AFTER_S, asked_wait_us, next_attempt_us
 from cordboard.webhooks.signing import sign
@@ -145,8 +146,10 @@ class Sender:
         dice: Callable[[], float] = _DICE.random,
         on_attempt: OnAttempt | None = None,
         keys: DataKeys = NO_KEYS,
+        lookup: Lookup = addresses_of,
     ) -> None:
         self._database = database
+        self._lookup = lookup
         self._keys = keys
         self._clock = clock
         self._destinations = destinations
@@ -181,12 +184,11 @@ class Sender:
         self._woken.set()
 
     async def run(self) -> None:
+        connector = partial(aiohttp.TCPConnector, limit=0, resolver=Lookups(self._lookup))
         async with (
             # Whom the operator trusts by name may resolve to anything.
-            self._session(partial(aiohttp.TCPConnector, limit=0)) as trusted,
-            self._session(
-                partial(aiohttp.TCPConnector, limit=0, socket_factory=self._destinations.socket_for)
-            ) as guarded,
+            self._session(connector) as trusted,
+            self._session(partial(connector, socket_factory=self._destinations.socket_for)) as guarded,
             asyncio.TaskGroup() as committing,
         ):
             commits = committing.create_task(self._outcomes.serve())
