@@ -42,7 +42,7 @@ def next_attempt_us(
     due_us = now_us + int(wait_s * (1 + JITTER * (2 * roll - 1)) * SECOND_US)
     if due_us >= end_us:
         return None
-    # Later only, because sooner was not asked for.
+    # Its jitter goes one way: sooner was not asked for.
     asked_us = int(min(asked_wait_us, ASKED_WAIT_S_MAX * SECOND_US) * (1 + JITTER * roll))
     return max(due_us, min(now_us + asked_us, end_us - 1))
 
