@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak serve bench lint types contracts check clean
+.PHONY: help demo test test-ops soak serve bench lint types contracts check clean
 
 help:  ## what can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ demo: $(INSTALLED)  ## start an engine, allocate, place simulated calls, show ev
 
 test: $(INSTALLED)  ## the whole test suite, on the real embedded PostgreSQL
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+test-ops: $(INSTALLED)  ## what needs programs of the distribution: Prometheus
+	tests/ops/install_prometheus.sh
+	$(BIN)/python -m pytest -m ops tests/ops $(TEST_ARGS)
 
 soak: $(INSTALLED)  ## kill the engine a thousand times, and its database fifty times; some 30 minutes
 	CORDBOARD_SOAK_KILLS=$${CORDBOARD_SOAK_KILLS:-1000} $(BIN)/python -m pytest -s tests/journeys/test_kill.py $(TEST_ARGS)

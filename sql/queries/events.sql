@@ -303,3 +303,28 @@ FROM feed_head
 CROSS JOIN LATERAL (
     SELECT count(*) AS events FROM event WHERE event.cell = feed_head.cell AND event.state = 'pending'
 ) AS pending;
+
+-- name: pending
+-- How many, and since when the oldest waits to be told, or to be told again. Reads the rows of all of them:
+-- `due_at` is moved by every failed attempt, and so says nothing of an event's age.
+SELECT coalesce(sum(pending.events), 0)::bigint AS events, min(pending.oldest_at) AS oldest_at
+FROM feed_head
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events, min(coalesce(event.replayed_at, event.created_at)) AS oldest_at
+    FROM event
+    WHERE event.cell = feed_head.cell AND event.state = 'pending'
+) AS pending;
+
+-- name: dead_count
+-- At most $1 of each tenant: without a retention they are kept for ever, and nobody deals with more by hand.
+SELECT coalesce(sum(dead.events), 0)::bigint
+FROM tenant
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events
+    FROM (
+        SELECT 1
+        FROM event
+        WHERE event.cell = tenant.cell AND event.tenant_id = tenant.id AND event.state = 'dead'
+        LIMIT $1
+    ) AS counted
+) AS dead;

@@ -18,6 +18,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from cordboard.routing.allocate import PRECEDENCE
 from cordboard.routing.model import ThrottleScope
 from cordboard.routing.numbers import E164, Pin
 from cordboard.tallies import IS_SHARED, SLOT, DecisionCounter, LatencyHistogram
@@ -108,6 +109,12 @@ class Metrics:
             ["change"],
             registry=self.registry,
         )
+        self.allocation_refusals = Counter(
+            "cordboard_allocation_refusals_total",
+            "Creates that were refused when they were tried, by the code of the answer.",
+            ["code"],
+            registry=self.registry,
+        )
         self.webhook_attempts = Counter(
             "cordboard_webhook_attempts_total",
             "Attempts to deliver an event.",
@@ -178,6 +185,8 @@ class Metrics:
             self.pin_outcomes.labels(outcome.value)
         for scope in ThrottleScope:
             self.throttled.labels(scope.value)
+        for code in PRECEDENCE:
+            self.allocation_refusals.labels(code.name.lower())
         for change in AllocationChange:
             self.allocation_changes.labels(change.value)
 
@@ -257,6 +266,17 @@ class Measured(Collector):
             "Free PINs on that virtual number of a tenant which has the fewest, by their length.",
             labels=["tenant", "length"],
         )
+        self.pool_idle_virtual_numbers = GaugeMetricFamily(
+            "cordboard_pool_idle_virtual_numbers",
+            "Virtual numbers of a tenant that the engine may pick and on which nothing stands.",
+            labels=["tenant"],
+        )
+        self.pool_guess_probability_max = GaugeMetricFamily(
+            "cordboard_pool_guess_probability_max",
+            "Chance that one random entry hits a live PIN of its length, on that virtual number of a tenant"
+            " and for that length for which it is the greatest; 0 to 1.",
+            labels=["tenant"],
+        )
         self.throttles_full = GaugeMetricFamily(
             "cordboard_throttles_full",
             "Windows of wrong PINs that are full now: entries are refused for them.",
@@ -276,8 +296,26 @@ class Measured(Collector):
         self.database_up = GaugeMetricFamily(
             "cordboard_database_up", "Whether PostgreSQL answers (1) or not (0).", labels=[]
         )
+        self.feed_lag_rows = GaugeMetricFamily(
+            "cordboard_feed_lag_rows", "Changes in the feed that are not on the board yet.", labels=[]
+        )
+        self.expiry_lag_seconds = GaugeMetricFamily(
+            "cordboard_expiry_lag_seconds",
+            "Time since the first allocation ended that is not released yet, in seconds; 0 if there is none.",
+            labels=[],
+        )
         self.events_pending = GaugeMetricFamily(
             "cordboard_events_pending", "Events that wait for their delivery.", labels=[]
+        )
+        self.events_oldest_pending_seconds = GaugeMetricFamily(
+            "cordboard_events_oldest_pending_seconds",
+            "Time for which the oldest pending event has waited, in seconds; 0 if there is none.",
+            labels=[],
+        )
+        self.events_dead = GaugeMetricFamily(
+            "cordboard_events_dead",
+            "Events that were given up and are kept; of each tenant 10,000 are counted at most.",
+            labels=[],
         )
 
     def collect(self) -> Iterator[Metric]:

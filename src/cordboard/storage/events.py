@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 from uuid import UUID, uuid4
 
 from cordboard.clock import to_datetime, to_instant_us
@@ -26,6 +26,9 @@ from cordboard.storage.sealing import NO_KEYS, DataKeys
 from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("events")
+
+# Some 5 ms of an index; an operator with 10,000 dead events has one problem, not 10,000.
+DEAD_COUNTED_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -353,3 +356,22 @@ def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
 async def pending_count(connection: Connection) -> int:
     count: int = await connection.fetchval(_SQL["pending_count"])
     return count
+
+
+class Backlog(NamedTuple):
+    """How the outbox stands, of all tenants."""
+
+    pending: int
+    # Since when the oldest pending event waits to be told, or to be told again.
+    oldest_at_us: int | None
+    # At most DEAD_COUNTED_MAX of each tenant.
+    dead: int
+
+
+async def backlog(connection: Connection) -> Backlog:
+    """Some 0.2 s with 100,000 pending events."""
+    pending = await connection.fetchrow(_SQL["pending"])
+    assert pending is not None, "sums have a row"
+    oldest_at = pending["oldest_at"]
+    dead: int = await connection.fetchval(_SQL["dead_count"], DEAD_COUNTED_MAX)
+    return Backlog(pending["events"], None if oldest_at is None else to_instant_us(oldest_at), dead)

@@ -238,6 +238,19 @@ class Allocating:
         key: IdempotencyKey | None,
         answer_of: Callable[[Standing], bytes],
     ) -> Changed | Repeated:
+        try:
+            return await self._make(tenant, wish, key, answer_of)
+        except Unacceptable as refused:
+            self._metrics.allocation_refusals.labels(refused.fault.code.name.lower()).inc()
+            raise
+
+    async def _make(
+        self,
+        tenant: TenantView,
+        wish: Wish,
+        key: IdempotencyKey | None,
+        answer_of: Callable[[Standing], bytes],
+    ) -> Changed | Repeated:
         allocation_id = uuid4()
         is_second_try = False
         has_made_room = False

@@ -157,6 +157,16 @@ class VirtualNumberState(NamedTuple):
         """PINs of that length which nobody has; those that still cool are counted as free."""
         return int(10**length) - self.pins[length - 1]
 
+    @property
+    def guess_probability(self) -> float:
+        """Chance that a random entry hits a live PIN, for that length for which it is the greatest."""
+        return max(taken / float(10**length) for length, taken in enumerate(self.pins, start=1))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the engine may pick it and nothing stands on it."""
+        return self.is_open and not self.load
+
 
 _VN_STATE = Struct(f">QIBBBIHI{PIN_DIGITS_MAX}I")
 _IN_POOL, _RESERVED, _DRAINED = 1, 2, 4

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from typing import Final
 
 import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from cordboard.clock import SECOND_US
 from cordboard.routing.model import ThrottleScope
 from cordboard.routing.numbers import PIN_DIGITS_MAX
 from cordboard.routing.tenant import TenantSettings
-from cordboard.storage import events
+from cordboard.storage import allocations, events, feed
 from cordboard.storage.database import DatabaseAway
 from cordboard.switchboard.service import Switchboard
 from cordboard.telemetry import Measured
 from cordboard.web.documents import Readiness
 from cordboard.web.openapi import JSON, OPEN, TEXT, Operation, Route, Said
 
-# A scrape waits 10 s by default; the database gets a part of that.
+# A scrape waits 10 s by default; the database gets a part of that: two index look-ups, and then a backlog
+# of a million events.
 DATABASE_TIMEOUT_S: Final = 1.0
+BACKLOG_TIMEOUT_S: Final = 3.0
 
 
 class Health:
@@ -98,20 +102,42 @@ class Health:
                 measured.pool_virtual_numbers.add_metric([tenant.id, word], count)
             measured.pool_allocations.add_metric([tenant.id], sum(state.load for state in states))
             measured.pool_numbers.add_metric([tenant.id], sum(state.callers for state in states))
+            idle = sum(state.is_idle for state in states)
+            measured.pool_idle_virtual_numbers.add_metric([tenant.id], idle)
+            likeliest = max((state.guess_probability for state in states), default=0.0)
+            measured.pool_guess_probability_max.add_metric([tenant.id], likeliest)
             for length in range(1, PIN_DIGITS_MAX + 1) if states else ():
                 fewest = min(state.free_pins(length) for state in states)
                 measured.pool_free_pins.add_metric([tenant.id, str(length)], fewest)
             await asyncio.sleep(0)
 
     async def _measure_database(self, measured: Measured) -> None:
+        """What takes long with a large backlog comes last: if it is late, that alone is left out."""
+        database = self._switchboard.database
         try:
             async with asyncio.timeout(DATABASE_TIMEOUT_S):
-                pending = await self._switchboard.database.read(events.pending_count)
+                heads = await database.read(feed.heads)
+                earliest_end_us = await database.read(allocations.earliest_end_us)
         except (DatabaseAway, TimeoutError):
             measured.database_up.add_metric([], 0)
-        else:
-            measured.database_up.add_metric([], 1)
-            measured.events_pending.add_metric([], pending)
+            return
+        measured.database_up.add_metric([], 1)
+        positions = self._switchboard.keeper.tables.positions_by_cell()
+        behind = sum(max(n - positions.get(cell, (0, 0))[0], 0) for cell, (n, _) in heads.items())
+        measured.feed_lag_rows.add_metric([], behind)
+        measured.expiry_lag_seconds.add_metric([], self._seconds_since(earliest_end_us))
+        with suppress(DatabaseAway, TimeoutError):
+            async with asyncio.timeout(BACKLOG_TIMEOUT_S):
+                backlog = await database.read(events.backlog)
+            measured.events_pending.add_metric([], backlog.pending)
+            oldest_s = self._seconds_since(backlog.oldest_at_us)
+            measured.events_oldest_pending_seconds.add_metric([], oldest_s)
+            measured.events_dead.add_metric([], backlog.dead)
+
+    def _seconds_since(self, instant_us: int | None) -> float:
+        """0 where there is none, or it is yet to come."""
+        now_us = self._switchboard.clock.now_us()
+        return 0.0 if instant_us is None else max(now_us - instant_us, 0) / SECOND_US
 
     def _settings_of(self, tenant_id: str) -> TenantSettings | None:
         tenant = self._switchboard.tenants.get(tenant_id)

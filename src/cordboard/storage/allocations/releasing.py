@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from cordboard.clock import to_datetime
+from cordboard.clock import to_datetime, to_instant_us
 from cordboard.routing.allocate import ReleaseCause, Standing
 from cordboard.routing.changes import (
     AllocationReleased,
@@ -102,6 +102,12 @@ async def ended_ids(connection: Connection, now_us: int, limit_per_cell: int) ->
     for row in await connection.fetch(_SQL["ended"], to_datetime(now_us), limit_per_cell):
         ended.setdefault(row["cell"], []).append(row["id"])
     return ended
+
+
+async def earliest_end_us(connection: Connection) -> int | None:
+    """When the first of all active allocations ends, or has ended without being released yet."""
+    earliest = await connection.fetchval(_SQL["earliest_end"])
+    return None if earliest is None else to_instant_us(earliest)
 
 
 async def release_ended(connection: Connection, cell: int, ids: Sequence[UUID], now_us: int) -> int:
