@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cordboard.clock import SystemClock, to_datetime
+from cordboard.logs import configure_logging
 from cordboard.node import Node, running_database, serve
 from cordboard.postal_table import BadPostalTable
 from cordboard.routing.allocate import Unacceptable
@@ -33,7 +34,6 @@ from cordboard.storage.events import EventState
 from cordboard.storage.facts import EventKind
 from cordboard.storage.provisioning import CredentialKind
 from cordboard.storage.sealing import CannotOpen, DataKeyMissing, DataKeys
-from cordboard.telemetry import configure_logging
 from cordboard.web.account_time import iso_text
 from cordboard.web.admin import new_virtual_numbers
 from cordboard.web.errors import Refused
@@ -92,7 +92,7 @@ def serve_command(
 ) -> None:
     """Run the engine until Ctrl-C or SIGTERM."""
     settings = _settings(host=host, port=port, data_dir=data_dir)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     _run(serve(settings, _announce))
 
 
@@ -150,7 +150,7 @@ def erase_command(
 ) -> None:
     """Erase one person everywhere, and say what was done. Broken off, it goes on when run again."""
     settings = _settings(data_dir=data_dir)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     keys = DataKeys(settings.data_keys())
 
     async def erase(database: Database) -> erasing.Erased:

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from cordboard.clock import Clock, SystemClock
+from cordboard.logs import HopLog, hop_log
 from cordboard.postal_table import load_postal_regions
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.bell import Bell
@@ -79,8 +80,26 @@ async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncI
             running_switchboard(settings, database, postgres, clock) as switchboard,
         ):
             token, token_file = admin_token(settings)
-            async with serving(switchboard, token, SHUTDOWN_S) as url:
+            async with (
+                _logging_hops(settings, clock) as hops,
+                serving(switchboard, token, SHUTDOWN_S, hops) as url,
+            ):
                 yield Node(url, switchboard, token, token_file)
+
+
+@asynccontextmanager
+async def _logging_hops(settings: Settings, clock: Clock) -> AsyncIterator[HopLog | None]:
+    hops = hop_log(settings, clock.now_us)
+    if hops is None:
+        yield None
+        return
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(hops.run())
+        try:
+            yield hops
+        finally:
+            # It writes what it still has.
+            writing.cancel()
 
 
 @asynccontextmanager

@@ -66,6 +66,8 @@ class EventRecord:
     replayed_at_us: int | None
     finished_at_us: int | None
     last_result: str | None
+    # Of what brought it about; None where no request did.
+    request_id: str | None
     endpoint: str = field(repr=False)
     # As kept: whole, masked or sealed.
     facts: Mapping[str, Any] = field(repr=False)
@@ -150,6 +152,7 @@ async def _events_at(
             replayed_at_us=_instant_or_none(row["replayed_at"]),
             finished_at_us=_instant_or_none(row["finished_at"]),
             last_result=row["last_result"],
+            request_id=row["request_id"],
             endpoint=row["endpoint"],
             facts=row["facts"],
             is_masked=row["facts_are"] == "masked",

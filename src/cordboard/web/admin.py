@@ -55,10 +55,11 @@ from cordboard.web.documents import (
     VirtualNumbersShown,
 )
 from cordboard.web.envelope import propagation, response
-from cordboard.web.errors import Refused, expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.errors import Refused, expect_continue, problem_of, refusal
 from cordboard.web.explain import EXPLAIN, explained
 from cordboard.web.openapi import ADMIN_API, Operation, Route
 from cordboard.web.query import Query
+from cordboard.web.request_ids import logged_as, request_id_of
 from cordboard.web.schemas import (
     EraseBody,
     NewTenantBody,
@@ -451,11 +452,13 @@ class Admin:
 
     def _route(self, method: str, path: str, handler: AdminHandler, operation: Operation) -> Route:
         async def run(request: web.Request) -> web.Response:
-            try:
-                check_admin(self._admin_token, request)
-                shown = await handler(request)
-            except Exception as error:
-                return refusal(request, problem_of(error), new_request_id())
+            request_id = request_id_of(request)
+            with logged_as(request_id):
+                try:
+                    check_admin(self._admin_token, request)
+                    shown = await handler(request)
+                except Exception as error:
+                    return refusal(request, problem_of(error), request_id)
             return response(shown.status, orjson.dumps(shown.body), shown.headers)
 
         return Route(method, path, run, ADMIN_API, operation, expect_handler=expect_continue)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from cordboard.logs import HopLog
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.admin import admin_routes
 from cordboard.web.bodies import BODY_TIMEOUT_S
@@ -21,6 +22,7 @@ from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
 from cordboard.web.fast_lane import Connections, FastLane, Limits, tell_answered
 from cordboard.web.health import Health
+from cordboard.web.request_ids import say_request_id, trusts_of
 from cordboard.web.rest import rest_routes
 
 # Ten legs with insights make a query of some 6 kB (exotel.md 2.2); ten times that is no call any more.
@@ -44,13 +46,13 @@ _log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def serving(
-    switchboard: Switchboard, admin_token: str, shutdown_timeout_s: float
+    switchboard: Switchboard, admin_token: str, shutdown_timeout_s: float, hops: HopLog | None = None
 ) -> AsyncIterator[str]:
     """The HTTP server, at the address given; requests under way are finished when it ends.
 
     Raises OSError if the port is taken.
     """
-    exotel = Exotel(switchboard)
+    exotel = Exotel(switchboard, hops)
     settings = switchboard.settings
     runner = web.AppRunner(
         build_app(switchboard, exotel, admin_token),
@@ -74,7 +76,8 @@ async def serving(
         unread_s=settings.body_timeout_s,
         head_bytes_max=HEAD_BYTES_MAX,
     )
-    connections = Connections(limits, make_aiohttp, exotel.passthru_at_once)
+    trusts = trusts_of(settings.trusted_proxies)
+    connections = Connections(limits, make_aiohttp, exotel.passthru_at_once, trusts)
     switchboard.metrics.connections.set_function(lambda: len(connections.open))
     host, port = settings.host, settings.port
     try:
@@ -97,6 +100,7 @@ async def serving(
 
 def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[tell_answered])
+    app.on_response_prepare.append(say_request_id)
     app[BODY_TIMEOUT_S] = switchboard.settings.body_timeout_s
     routes = [
         *exotel.routes(),

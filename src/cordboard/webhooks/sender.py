@@ -367,6 +367,8 @@ class Sender:
             "cordboard-sequence": str(claim.seq),
             **sign(claim.secrets, claim.id, to_datetime(now_us), body),
         }
+        if claim.request_id is not None:
+            headers["cordboard-request-id"] = claim.request_id
         if endpoint.authorization is not None:
             headers["Authorization"] = endpoint.authorization
         is_trusted = self._destinations.trusts(endpoint.url)
@@ -454,6 +456,7 @@ class Sender:
         )
         event_log = log.bind(
             event_id=str(claim.id),
+            request_id=claim.request_id,
             kind=claim.kind.value,
             host=host,
             attempts=claim.attempts,
