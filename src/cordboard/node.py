@@ -74,7 +74,7 @@ async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncI
     clock = clock or SystemClock()
     # Others may pass, for a database that root has to run as somebody else; what lies inside is private.
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with _held(settings.data_dir):
+    with held(settings.data_dir):
         async with (
             running_database(settings) as (database, postgres),
             running_switchboard(settings, database, postgres, clock) as switchboard,
@@ -268,8 +268,11 @@ async def _keep_alive(postgres: EmbeddedPostgres) -> None:
 
 
 @contextmanager
-def _held(directory: Path) -> Iterator[None]:
-    """One engine a directory, whatever its database; the kernel lets go if we are killed."""
+def held(directory: Path) -> Iterator[None]:
+    """One engine a directory, whatever its database; the kernel lets go if we are killed.
+
+    Raises EngineAlreadyRunning.
+    """
     descriptor = os.open(directory / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -315,7 +315,7 @@ class Database:
                         " VALUES ($1, statement_timestamp())",
                         version,
                     )
-            return max(_migrations())
+            return newest_migration()
 
         return await self.write(run)
 
@@ -334,6 +334,11 @@ def _translated() -> Iterator[None]:
     except _AWAY as away:
         # The class alone: messages of the driver may quote arguments.
         raise DatabaseAway(type(away).__name__) from away
+
+
+def newest_migration() -> int:
+    """The schema that this version works with."""
+    return max(_migrations())
 
 
 def _migrations() -> Mapping[int, str]:
