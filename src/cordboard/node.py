@@ -38,6 +38,7 @@ from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
+from cordboard.tracing import Tracing, tracing_of
 from cordboard.web.app import serving
 from cordboard.webhooks.destinations import Destinations
 from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
@@ -68,21 +69,22 @@ class Node:
 async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
     """A node from its database to its HTTP server, stopped in the reverse order.
 
-    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable, OSError
-    (the port is taken, or the postal table cannot be read).
+    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable,
+    TracingUnavailable, OSError (the port is taken, or the postal table cannot be read).
     """
     clock = clock or SystemClock()
     # Others may pass, for a database that root has to run as somebody else; what lies inside is private.
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     with held(settings.data_dir):
         async with (
-            running_database(settings) as (database, postgres),
-            running_switchboard(settings, database, postgres, clock) as switchboard,
+            tracing_of(settings) as tracing,
+            running_database(settings, tracing) as (database, postgres),
+            running_switchboard(settings, database, postgres, clock, tracing) as switchboard,
         ):
             token, token_file = admin_token(settings)
             async with (
                 _logging_hops(settings, clock) as hops,
-                serving(switchboard, token, SHUTDOWN_S, hops) as url,
+                serving(switchboard, token, SHUTDOWN_S, hops, tracing) as url,
             ):
                 yield Node(url, switchboard, token, token_file)
 
@@ -103,10 +105,12 @@ async def _logging_hops(settings: Settings, clock: Clock) -> AsyncIterator[HopLo
 
 
 @asynccontextmanager
-async def running_database(settings: Settings) -> AsyncIterator[tuple[Database, EmbeddedPostgres | None]]:
+async def running_database(
+    settings: Settings, tracing: Tracing | None = None
+) -> AsyncIterator[tuple[Database, EmbeddedPostgres | None]]:
     """The database, migrated; with the embedded server around it unless another one is named."""
     if settings.database_url is not None:
-        database = Database(settings.database_url.get_secret_value())
+        database = Database(settings.database_url.get_secret_value(), tracing=tracing)
         async with _connected(database):
             yield database, None
         return
@@ -114,7 +118,7 @@ async def running_database(settings: Settings) -> AsyncIterator[tuple[Database, 
     postgres = EmbeddedPostgres(settings.postgres_dir)
     await postgres.start()
     try:
-        database = Database(**postgres.connect_kwargs)
+        database = Database(**postgres.connect_kwargs, tracing=tracing)
         async with _connected(database):
             yield database, postgres
     finally:
@@ -172,7 +176,11 @@ async def _connected(database: Database) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def running_switchboard(
-    settings: Settings, database: Database, postgres: EmbeddedPostgres | None, clock: Clock
+    settings: Settings,
+    database: Database,
+    postgres: EmbeddedPostgres | None,
+    clock: Clock,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Switchboard]:
     """Everything but HTTP, over a migrated database. Raises DatabaseAway, DataKeyMissing, BadPostalTable."""
     keys = DataKeys(settings.data_keys())
@@ -194,11 +202,12 @@ async def running_switchboard(
         attempt_budget_s=settings.webhook_timeout_s,
         on_attempt=_count_attempts(metrics),
         keys=keys,
+        tracing=tracing,
     )
     spool = Spool(settings.spool_dir, settings.spool_bytes_max)
     recording = Recording(database, spool, metrics, clock, settings.answer_timeout_s, sender.wake, bell.ring)
     answering = CallAnswering(
-        database, keeper, progress, records, recording, throttle, metrics, clock, bell.ring
+        database, keeper, progress, records, recording, throttle, metrics, clock, bell.ring, tracing
     )
     allocating = Allocating(
         database, keeper, metrics, clock, settings.propagation_timeout_s, sender.wake, bell.ring, keys

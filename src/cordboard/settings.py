@@ -115,6 +115,14 @@ class Settings(BaseSettings):
         default=True,
         description="Whether every hop of every call is a line of `info`; one takes some 5 µs and 350 bytes.",
     )
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description=(
+            "Address of an OpenTelemetry collector (OTLP over HTTP, port 4318) that gets traces; needs the"
+            " extra `otel`. OTEL_EXPORTER_OTLP_ENDPOINT does the same."
+        ),
+    )
     trusted_proxies: Networks = Field(
         default=(),
         description=(

@@ -10,6 +10,7 @@ import asyncio
 import os
 import resource
 import shutil
+import socket
 import ssl
 import stat
 from collections import defaultdict
@@ -401,14 +402,21 @@ async def _knock(
         found = f"{where} does not answer within {CONNECT_TIMEOUT_S:g} s"
         return Finding("callbacks", Level.WARN, found, "events wait for it until they are too old")
     except OSError as error:
-        found = f"{where} cannot be reached: {error.strerror or type(error).__name__}"
+        found = f"{where} cannot be reached: {_words_of(error)}"
         return Finding("callbacks", Level.WARN, found, "events wait for it until they are too old")
     return Finding("callbacks", Level.OK, f"{where} takes connections")
 
 
+def _words_of(error: OSError) -> str:
+    """The system's own words, which do not depend on who called it."""
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return error.strerror or type(error).__name__
+    return os.strerror(error.errno)
+
+
 async def _addresses(host: str, port: int) -> list[str]:
     """In the order in which they would be tried. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)  # SOCK_STREAM
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(info[4][0]) for info in found]
 
 

@@ -24,6 +24,7 @@ from cordboard.storage.backup import BackupRefused
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable, running_server
 from cordboard.storage.sealing import CannotOpen, DataKeyMissing
+from cordboard.tracing import TracingUnavailable
 from cordboard.web.errors import Refused
 
 Result = TypeVar("Result")
@@ -48,7 +49,13 @@ def run(work: Awaitable[Result]) -> Result:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main())
-    except (EngineAlreadyRunning, BadPostalTable, DataKeyMissing, BackupRefused) as refused:
+    except (
+        EngineAlreadyRunning,
+        BadPostalTable,
+        DataKeyMissing,
+        BackupRefused,
+        TracingUnavailable,
+    ) as refused:
         fail(str(refused))
     except PostgresUnavailable as unavailable:
         fail(str(unavailable), ExitCode.AWAY)

@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from cordboard.storage.queries import sql_directory
+from cordboard.tracing import Tracing
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -79,8 +80,11 @@ class CommitUnknown(Exception):
 class Database:
     """A pool of connections to one database. `connect` first, `close` last; both may be repeated."""
 
-    def __init__(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
+    def __init__(
+        self, dsn: str | None = None, *, tracing: Tracing | None = None, **connect_kwargs: Any
+    ) -> None:
         self._dsn = dsn
+        self._tracing = tracing
         self._connect_kwargs = connect_kwargs
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._in_use: set[Connection] = set()
@@ -240,7 +244,10 @@ class Database:
         for retries_left in reversed(range(RETRIES_MAX)):
             try:
                 with _translated():
-                    return await self._write_once(work)
+                    if self._tracing is None:
+                        return await self._write_once(work)
+                    with self._tracing.span("commit"):
+                        return await self._write_once(work)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if not retries_left:
                     raise

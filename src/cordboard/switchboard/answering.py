@@ -47,6 +47,7 @@ from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables
 from cordboard.tables.progress import ProgressTables, WayIn
 from cordboard.telemetry import Metrics
+from cordboard.tracing import Tracing
 
 # A call that this node does not know may be known to another: one look, and no caller waits for it.
 LOOKUP_TIMEOUT_S: Final = 0.2
@@ -104,6 +105,7 @@ class CallAnswering:
         metrics: Metrics,
         clock: Clock,
         ring_bell: Callable[[], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._database = database
         self._keeper = keeper
@@ -114,6 +116,7 @@ class CallAnswering:
         self._metrics = metrics
         self._clock = clock
         self._ring_bell = ring_bell
+        self._decide_call = decide if tracing is None else tracing.traced("decision", decide)
         self._ways_in: dict[tuple[int, str], CallKey] = {}
         self._older_ways_in: dict[tuple[int, str], CallKey] = {}
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
@@ -341,7 +344,7 @@ class CallAnswering:
         call = Call(virtual_number, caller, entry, progress, exceeded, tenant.settings.call_rules)
         tables: BoardTables = self._keeper.tables
         with tables.reader(tenant.cell, tenant.tenant_no) as board:
-            decision = decide(call, board, self._clock.now_us())
+            decision = self._decide_call(call, board, self._clock.now_us())
         seconds = time.perf_counter() - started_s
         self._metrics.decision_seconds.observe(decision_text(decision), seconds)
         return decision

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from cordboard.logs import HopLog
 from cordboard.switchboard.service import Switchboard
+from cordboard.tracing import Tracing
 from cordboard.web.admin import admin_routes
 from cordboard.web.bodies import BODY_TIMEOUT_S
 from cordboard.web.documentation import Documentation
@@ -46,13 +47,17 @@ _log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def serving(
-    switchboard: Switchboard, admin_token: str, shutdown_timeout_s: float, hops: HopLog | None = None
+    switchboard: Switchboard,
+    admin_token: str,
+    shutdown_timeout_s: float,
+    hops: HopLog | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[str]:
     """The HTTP server, at the address given; requests under way are finished when it ends.
 
     Raises OSError if the port is taken.
     """
-    exotel = Exotel(switchboard, hops)
+    exotel = Exotel(switchboard, hops, tracing)
     settings = switchboard.settings
     runner = web.AppRunner(
         build_app(switchboard, exotel, admin_token),
@@ -77,7 +82,9 @@ async def serving(
         head_bytes_max=HEAD_BYTES_MAX,
     )
     trusts = trusts_of(settings.trusted_proxies)
-    connections = Connections(limits, make_aiohttp, exotel.passthru_at_once, trusts)
+    # A span is of a task, which the fast lane does without.
+    answer = exotel.passthru_at_once if tracing is None else _leave_to_aiohttp
+    connections = Connections(limits, make_aiohttp, answer, trusts)
     switchboard.metrics.connections.set_function(lambda: len(connections.open))
     host, port = settings.host, settings.port
     try:
@@ -111,6 +118,10 @@ def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web
     app.add_routes([*routes, *Documentation(routes).routes()])
     app.add_routes(unrouted_routes())
     return app
+
+
+def _leave_to_aiohttp(_: str, __: str, ___: str | None) -> None:
+    """The answer of a fast lane that answers nothing."""
 
 
 class _ServerLog:

@@ -28,6 +28,7 @@ from cordboard.storage.spool import SpoolFull, SpoolUnusable
 from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
+from cordboard.tracing import Tracing
 from cordboard.web.auth import TENANT_ID, basic_credentials
 from cordboard.web.documents import AppletQuery, ConnectReply, GatherReply, PassthruQuery
 from cordboard.web.openapi import APPLETS, JSON, OPEN, TEXT, Header, Operation, Route, Said
@@ -82,12 +83,15 @@ class Applet(Enum):
 class Exotel:
     """The applet handlers of one engine."""
 
-    def __init__(self, switchboard: Switchboard, hops: HopLog | None = None) -> None:
-        """`hops` is told of every hop, if somebody wants to know."""
+    def __init__(
+        self, switchboard: Switchboard, hops: HopLog | None = None, tracing: Tracing | None = None
+    ) -> None:
+        """`hops` is told of every hop, if somebody wants to know; so is `tracing`."""
         self._switchboard = switchboard
         self._answering = switchboard.answering
         self._timeout_s = switchboard.settings.answer_timeout_s
         self._hops = hops
+        self._tracing = tracing
 
     def routes(self) -> list[Route]:
         routes: list[Route] = []
@@ -128,7 +132,7 @@ class Exotel:
             self._tell(said, name, request_id, tenant, caller, started_s)
             return _sent(response)
 
-        return handle
+        return handle if self._tracing is None else self._tracing.traced_async("hop", handle)
 
     def passthru_at_once(self, tenant_id: str, raw_query: str, given_id: str | None) -> bytes | None:
         """The reply to a passthru that needs nothing but the board; None if `routes` must answer it.
@@ -214,13 +218,27 @@ class Exotel:
         caller: Caller | None,
         started_s: float,
     ) -> None:
-        """A line of the log; `caller` is None where nobody got as far as reading who it is."""
-        if self._hops is None:
-            return
+        """A line of the log, and what its span says.
+
+        `caller` is None where nobody got as far as reading who it is.
+        """
         call_sid, virtual_number, number = caller or _NOBODY
         seconds = time.perf_counter() - started_s
         tenant_id = None if tenant is None else tenant.id
         decision, reason = said
+        if self._tracing is not None:
+            self._tracing.describe(
+                {
+                    "request_id": request_id,
+                    "tenant": tenant_id,
+                    "call_sid": call_sid,
+                    "applet": applet,
+                    "decision": decision,
+                    "reason": reason,
+                }
+            )
+        if self._hops is None:
+            return
         self._hops.put(
             HopLine(
                 request_id, tenant_id, call_sid, applet, decision, reason, virtual_number, number, seconds
