@@ -28,7 +28,7 @@ RETURNING tenant_id, subject, seq;
 -- can finish that event meanwhile, and who finishes it finds this one. A minimum and not NOT EXISTS, which
 -- may be planned as a join with everything that is pending.
 INSERT INTO event (cell, id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts, state,
-    due_at, created_at)
+    due_at, created_at, request_id)
 SELECT $1, new.id, new.tenant_id, new.subject, new.seq, new.product, new.kind, new.endpoint_key, new.endpoint,
     new.facts, 'pending',
     CASE WHEN new.seq = min(new.seq) OVER (PARTITION BY new.tenant_id, new.subject) AND (
@@ -37,10 +37,10 @@ SELECT $1, new.id, new.tenant_id, new.subject, new.seq, new.product, new.kind, n
         WHERE earlier.cell = $1 AND earlier.tenant_id = new.tenant_id AND earlier.subject = new.subject
             AND earlier.state = 'pending'
     ) IS NULL THEN $11::timestamptz END,
-    $11
+    $11, new.request_id
 FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
-        $10::jsonb[])
-    AS new (id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts)
+        $10::jsonb[], $12::text[])
+    AS new (id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts, request_id)
 ORDER BY new.tenant_id, new.subject, new.seq;
 
 -- name: pending_cells
@@ -116,6 +116,7 @@ FROM due
 WHERE event.cell = $1 AND event.id = due.id
 RETURNING event.cell, event.id, event.tenant_id, event.subject, event.seq, event.product, event.kind, event.facts,
     event.attempts, event.attempts_before_replay, event.due_at, event.created_at, event.replayed_at,
+    event.request_id,
     coalesce(
         (SELECT nullif(tenant.settings ->> event.endpoint_key, '')
          FROM tenant WHERE tenant.cell = $1 AND tenant.id = event.tenant_id),
@@ -223,6 +224,7 @@ LIMIT $8;
 -- name: events_at
 SELECT event.id, event.subject, event.seq, event.product, event.kind, event.state, event.attempts, event.due_at,
     event.created_at, event.replayed_at, event.finished_at, event.last_result, event.facts, event.facts_are,
+    event.request_id,
     coalesce(nullif(tenant.settings ->> event.endpoint_key, ''), event.endpoint) AS endpoint
 FROM event
 LEFT JOIN tenant ON tenant.cell = $1 AND tenant.id = event.tenant_id

@@ -17,6 +17,7 @@ from typing import Any, Final
 import structlog
 
 from cordboard.clock import Clock, SystemClock
+from cordboard.logs import HopLog, hop_log
 from cordboard.postal_table import load_postal_regions
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.bell import Bell
@@ -40,6 +41,7 @@ from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
 from cordboard.telemetry import Metrics
+from cordboard.tracing import Tracing, tracing_of
 from cordboard.web.app import serving
 from cordboard.webhooks.destinations import Destinations
 from cordboard.webhooks.sender import AttemptResult, OnAttempt, Sender
@@ -78,19 +80,23 @@ class Node(Announced):
 async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
     """A node from its database to its HTTP server, stopped in the reverse order.
 
-    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable, OSError
-    (the port is taken, or the postal table cannot be read).
+    Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable,
+    TracingUnavailable, OSError (the port is taken, or the postal table cannot be read).
     """
     clock = clock or SystemClock()
     # Others may pass, for a database that root has to run as somebody else; what lies inside is private.
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with engine_held(settings.data_dir):
+    with held(settings.data_dir):
         async with (
-            running_database(settings) as (database, postgres),
-            running_switchboard(settings, database, postgres, clock) as switchboard,
+            tracing_of(settings) as tracing,
+            running_database(settings, tracing) as (database, postgres),
+            running_switchboard(settings, database, postgres, clock, tracing) as switchboard,
         ):
             token, token_file = admin_token(settings)
-            async with serving(switchboard, token, SHUTDOWN_S) as server:
+            async with (
+                logging_hops(settings, clock) as hops,
+                serving(switchboard, token, SHUTDOWN_S, hops=hops, tracing=tracing) as server,
+            ):
                 yield Node(
                     url=server.url,
                     admin_token=token,
@@ -100,10 +106,27 @@ async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncI
 
 
 @asynccontextmanager
-async def running_database(settings: Settings) -> AsyncIterator[tuple[Database, EmbeddedPostgres | None]]:
+async def logging_hops(settings: Settings, clock: Clock) -> AsyncIterator[HopLog | None]:
+    hops = hop_log(settings, clock.now_us)
+    if hops is None:
+        yield None
+        return
+    async with asyncio.TaskGroup() as tasks:
+        writing = tasks.create_task(hops.run())
+        try:
+            yield hops
+        finally:
+            # It writes what it still has.
+            writing.cancel()
+
+
+@asynccontextmanager
+async def running_database(
+    settings: Settings, tracing: Tracing | None = None
+) -> AsyncIterator[tuple[Database, EmbeddedPostgres | None]]:
     """The database, migrated; with the embedded server around it unless another one is named."""
     if settings.database_url is not None:
-        database = Database(settings.database_url.get_secret_value())
+        database = Database(settings.database_url.get_secret_value(), tracing=tracing)
         async with _connected(database):
             yield database, None
         return
@@ -111,7 +134,7 @@ async def running_database(settings: Settings) -> AsyncIterator[tuple[Database, 
     postgres = EmbeddedPostgres(settings.postgres_dir)
     await postgres.start()
     try:
-        database = Database(**postgres.connect_kwargs)
+        database = Database(**postgres.connect_kwargs, tracing=tracing)
         async with _connected(database):
             yield database, postgres
     finally:
@@ -178,25 +201,33 @@ class _Parts:
     keys: DataKeys
     bell: Bell
     throttle: Throttle
+    tracing: Tracing | None
 
 
-def _parts(settings: Settings, database: Database, clock: Clock, bell: Bell) -> _Parts:
+def _parts(
+    settings: Settings, database: Database, clock: Clock, bell: Bell, tracing: Tracing | None
+) -> _Parts:
     make_private_directory(settings.node_dir())
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     metrics = Metrics()
     _watch_database(metrics, database)
-    return _Parts(settings, database, clock, metrics, DataKeys(settings.data_keys()), bell, Throttle())
+    keys = DataKeys(settings.data_keys())
+    return _Parts(settings, database, clock, metrics, keys, bell, Throttle(), tracing)
 
 
 @asynccontextmanager
 async def running_switchboard(
-    settings: Settings, database: Database, postgres: EmbeddedPostgres | None, clock: Clock
+    settings: Settings,
+    database: Database,
+    postgres: EmbeddedPostgres | None,
+    clock: Clock,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Switchboard]:
     """Everything but HTTP, over a migrated database, in this process.
 
     Raises DatabaseAway, DataKeyMissing, BadPostalTable.
     """
-    parts = _parts(settings, database, clock, Bell(database))
+    parts = _parts(settings, database, clock, Bell(database), tracing)
     await database.read(lambda connection: check_keys(connection, parts.keys))
     keeper = BoardKeeper(database, parts.bell, parts.throttle, settings.node_dir(), clock)
     sender = _sender(parts)
@@ -228,7 +259,11 @@ async def running_switchboard(
 
 @asynccontextmanager
 async def running_board(
-    settings: Settings, database: Database, clock: Clock, waiting: Callable[[], None]
+    settings: Settings,
+    database: Database,
+    clock: Clock,
+    waiting: Callable[[], None],
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[None]:
     """What a node does once for all its workers, over a migrated database: applies the feed, lets
     allocations expire, sends events, forgets.
@@ -236,7 +271,7 @@ async def running_board(
     `waiting` is called before it waits for another process to leave the board to it. Raises DatabaseAway,
     DataKeyMissing.
     """
-    parts = _parts(settings, database, clock, Bell(database))
+    parts = _parts(settings, database, clock, Bell(database), tracing)
     await database.read(lambda connection: check_keys(connection, parts.keys))
     sender = _sender(parts)
     parts.bell.on_events(sender.wake)
@@ -264,13 +299,13 @@ async def running_board(
 
 @asynccontextmanager
 async def running_worker(
-    settings: Settings, database: Database, clock: Clock, slot: str
+    settings: Settings, database: Database, clock: Clock, slot: str, tracing: Tracing | None = None
 ) -> AsyncIterator[Switchboard]:
     """What answers calls and the API from the board that another process keeps. Raises BadPostalTable.
 
     The database may be away: calls are decided all the same.
     """
-    parts = _parts(settings, database, clock, Bell(database, is_heard=False))
+    parts = _parts(settings, database, clock, Bell(database, is_heard=False), tracing)
     follower = BoardFollower(database, parts.throttle, settings.node_dir(), clock)
     async with AsyncExitStack() as stack:
         stack.callback(follower.close)
@@ -348,6 +383,7 @@ def _sender(parts: _Parts) -> Sender:
         attempt_budget_s=parts.settings.webhook_timeout_s,
         on_attempt=_count_attempts(parts.metrics),
         keys=parts.keys,
+        tracing=parts.tracing,
     )
 
 
@@ -380,7 +416,16 @@ def _switchboard(
         recording=recording,
         throttle=parts.throttle,
         answering=CallAnswering(
-            database, board, progress, records, recording, parts.throttle, metrics, clock, ring
+            database,
+            board,
+            progress,
+            records,
+            recording,
+            parts.throttle,
+            metrics,
+            clock,
+            ring,
+            parts.tracing,
         ),
         allocating=Allocating(
             database, board, metrics, clock, settings.propagation_timeout_s, wake_sender, ring, parts.keys
@@ -456,8 +501,11 @@ async def keep_alive(postgres: EmbeddedPostgres) -> None:
 
 
 @contextmanager
-def engine_held(directory: Path) -> Iterator[None]:
-    """One engine a directory, whatever its database; the kernel lets go if we are killed."""
+def held(directory: Path) -> Iterator[None]:
+    """One engine a directory, whatever its database; the kernel lets go if we are killed.
+
+    Raises EngineAlreadyRunning.
+    """
     descriptor = os.open(directory / "engine.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+from enum import Enum
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final
@@ -35,6 +36,12 @@ DATA_KEY_BYTES: Final = 32
 _HOST_NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII | re.IGNORECASE)
 
 
+class LogFormat(Enum):
+    AUTO = "auto"
+    JSON = "json"
+    HUMAN = "human"
+
+
 def _listed(value: object) -> object:
     """`a, b` as the environment has it; a list, as a file may."""
     return [item for part in value.split(",") if (item := part.strip())] if isinstance(value, str) else value
@@ -53,6 +60,17 @@ def _host_or_network(text: str) -> str:
 HostsAndNetworks = Annotated[
     tuple[Annotated[str, AfterValidator(_host_or_network)], ...], NoDecode, BeforeValidator(_listed)
 ]
+
+
+def _network(text: str) -> str:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text}: neither an address nor a network") from None
+    return text
+
+
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)]
 Ports = Annotated[
     tuple[Annotated[int, Field(ge=1, le=65_535)], ...],
     NoDecode,
@@ -94,7 +112,30 @@ class Settings(BaseSettings):
     log_level: str = Field(
         default="info",
         pattern="^(debug|info|warning|error)$",
-        description="Least serious log lines to write; every hop of every call is a line of `debug`.",
+        description="Least serious log lines to write.",
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.AUTO,
+        description="`json`, `human`, or `auto`: people's words where stderr is a terminal, else JSON.",
+    )
+    log_hops: bool = Field(
+        default=True,
+        description="Whether every hop of every call is a line of `info`; one takes some 3 µs and 330 bytes.",
+    )
+    otel_endpoint: str | None = Field(
+        default=None,
+        pattern="^https?://",
+        description=(
+            "Address of an OpenTelemetry collector (OTLP over HTTP, port 4318) that gets traces; needs the"
+            " extra `otel`. OTEL_EXPORTER_OTLP_ENDPOINT does the same."
+        ),
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        description=(
+            "Addresses or networks, with commas between, of proxies of yours: the X-Request-Id that they send"
+            " is taken over. Nobody else's is."
+        ),
     )
     answer_timeout_s: float = Field(
         default=1.0,

@@ -24,13 +24,21 @@ import uvloop
 from pydantic import SecretStr
 
 from cordboard.clock import SystemClock
-from cordboard.node import SHUTDOWN_S, allow_connections, running_board, running_worker, tame_collector
+from cordboard.logs import configure_logging
+from cordboard.node import (
+    SHUTDOWN_S,
+    allow_connections,
+    logging_hops,
+    running_board,
+    running_worker,
+    tame_collector,
+)
 from cordboard.postal_table import BadPostalTable
 from cordboard.settings import Settings, admin_token
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.sealing import DataKeyMissing
 from cordboard.tallies import leave
-from cordboard.telemetry import configure_logging
+from cordboard.tracing import TracingUnavailable, tracing_of
 from cordboard.web.app import KEEPALIVE_S, serving
 
 # Whoever keeps the board; a successor has the other name.
@@ -119,7 +127,7 @@ async def run() -> int:
     """Be what the supervisor says until it, or SIGTERM, says to end; the exit code."""
     supervisor = await Supervisor.connect()
     assignment = await supervisor.assignment()
-    configure_logging(assignment.settings.log_level)
+    configure_logging(assignment.settings.log_level, assignment.settings.log_format)
     structlog.contextvars.bind_contextvars(process=assignment.slot)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, supervisor.stop.set)
     code = 0
@@ -133,7 +141,7 @@ async def run() -> int:
                     await _answer(assignment, supervisor)
             finally:
                 listening.cancel()
-    except* (DatabaseAway, DataKeyMissing, BadPostalTable, OSError) as failed:
+    except* (DatabaseAway, DataKeyMissing, BadPostalTable, TracingUnavailable, OSError) as failed:
         supervisor.say(FAILED, _sentence(failed.exceptions[0]))
         code = 1
     leave()
@@ -141,19 +149,20 @@ async def run() -> int:
 
 
 async def _keep_board(assignment: Assignment, supervisor: Supervisor) -> None:
-    database = Database(**assignment.database)
-    await database.connect()
-    try:
+    settings = assignment.settings
+    async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(tracing_of(settings))
+        database = Database(**assignment.database, tracing=tracing)
+        await database.connect()
+        stack.push_async_callback(database.close)
         await database.migrate()
-        async with running_board(
-            assignment.settings, database, SystemClock(), lambda: supervisor.say(WAITING)
-        ):
-            tame_collector()
-            supervisor.say(READY)
-            _log.info("board.in_charge")
-            await supervisor.stop.wait()
-    finally:
-        await database.close()
+        await stack.enter_async_context(
+            running_board(settings, database, SystemClock(), lambda: supervisor.say(WAITING), tracing)
+        )
+        tame_collector()
+        supervisor.say(READY)
+        _log.info("board.in_charge")
+        await supervisor.stop.wait()
 
 
 async def _answer(assignment: Assignment, supervisor: Supervisor) -> None:
@@ -162,17 +171,22 @@ async def _answer(assignment: Assignment, supervisor: Supervisor) -> None:
     connections_max = -(-settings.connections_max // settings.workers)
     settings = settings.model_copy(update={"connections_max": connections_max})
     allow_connections(connections_max)
-    database = Database(**assignment.database, connections_max=CONNECTIONS_OF_WORKER)
+    clock = SystemClock()
     token, _ = admin_token(settings)
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(tracing_of(settings))
+        database = Database(**assignment.database, connections_max=CONNECTIONS_OF_WORKER, tracing=tracing)
         # It may be away just now, and calls are decided all the same.
         await database.connect(connections_min=0)
         stack.push_async_callback(database.close)
         switchboard = await stack.enter_async_context(
-            running_worker(settings, database, SystemClock(), assignment.slot)
+            running_worker(settings, database, clock, assignment.slot, tracing)
         )
+        hops = await stack.enter_async_context(logging_hops(settings, clock))
         listeners = [socket.socket(fileno=descriptor) for descriptor in assignment.listeners]
-        server = await stack.enter_async_context(serving(switchboard, token, SHUTDOWN_S, listeners))
+        server = await stack.enter_async_context(
+            serving(switchboard, token, SHUTDOWN_S, listeners, hops, tracing)
+        )
         tame_collector()
         supervisor.say(READY)
         _log.info("worker.answering")

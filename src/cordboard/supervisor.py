@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import structlog
 
-from cordboard.node import Announced, engine_held, keep_alive, worker_slot
+from cordboard.node import Announced, held, keep_alive, worker_slot
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.embedded import EmbeddedPostgres
 from cordboard.supervised import BOARD_SLOTS, DRAIN, FAILED, READY, WAITING, Assignment, first_of
@@ -229,7 +229,7 @@ async def supervise(read_settings: Callable[[], Settings], announce: Callable[[A
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     settings.data_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with engine_held(settings.data_dir), _one_reason():
+    with held(settings.data_dir), _one_reason():
         async with _place(settings) as place:
             token, token_file = admin_token(settings)
             supervisor = _Supervisor(place, settings, read_settings)

@@ -1,18 +1,14 @@
-"""Every metric and every log field, named once. Labels come from closed sets, never from a caller."""
+"""Every metric, named once. Labels come from closed sets, never from a caller."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import resource
-import sys
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import orjson
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -20,7 +16,6 @@ from prometheus_client.registry import Collector
 
 from cordboard.routing.allocate import PRECEDENCE
 from cordboard.routing.model import ThrottleScope
-from cordboard.routing.numbers import E164, Pin
 from cordboard.tallies import IS_SHARED, SLOT, DecisionCounter, LatencyHistogram
 
 # From a tenth of a millisecond, what a decision takes with all its HTTP, to the budget of 1 s.
@@ -325,53 +320,3 @@ class Measured(Collector):
 def _resident_memory_bytes() -> float:
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * resource.getpagesize()
-
-
-def _hide_numbers(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Numbers and PINs become their masked text, whatever the renderer would make of them."""
-    for key, value in event.items():
-        if isinstance(value, E164 | Pin):
-            event[key] = str(value)
-    return event
-
-
-def _to_json(event: MutableMapping[str, Any], **_: Any) -> str:
-    return orjson.dumps(event, default=repr).decode()
-
-
-def configure_logging(level: str) -> None:
-    """One JSON object a line on stderr, for our own log lines and those of libraries alike."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _hide_numbers,
-    ]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(serializer=_to_json),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    # It prints the bytes of a request that it cannot parse, keys and digits included.
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)

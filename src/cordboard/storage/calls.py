@@ -43,6 +43,7 @@ class CallRow(NamedTuple):
     call: CallKey
     decision: Decision
     at_us: int
+    request_id: str | None = None
 
 
 class KeptRow(NamedTuple):
@@ -73,6 +74,8 @@ class NewEnd:
     waiting: CallRow | KeptRow | None = None
     # What the board says of the call now, for one whose record a crash has taken.
     derived: CallRow | KeptRow | None = None
+    # Of the request that reported it.
+    request_id: str | None = None
 
 
 async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow | KeptRow]) -> None:
@@ -85,13 +88,14 @@ async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow |
 def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
     if isinstance(row, KeptRow):
         return row.columns
-    call, decision, at_us = row
+    call, decision, at_us, request_id = row
     kept: dict[str, object] = {
         "tenant_id": call.tenant_id,
         "call_sid": call.call_sid,
         "virtual_number": call.virtual_number,
         "caller": call.caller or WITHHELD,
         "at_us": at_us,
+        "request_id": request_id,
     }
     match decision:
         case Connect():
@@ -129,6 +133,7 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
         [item.start_time for item in first.values()],
         [None if item.insights is None else item.insights.to_json() for item in first.values()],
         [to_datetime(item.at_us) for item in first.values()],
+        [item.request_id for item in first.values()],
     )
     ended = [(row["tenant_id"], row["call_sid"]) for row in rows]
     connected = await _connected_calls(connection, cell, ended)
@@ -149,6 +154,7 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
                 tenant_id=end.tenant_id,
                 subject=str(told["id"]),
                 product=Product(told["product"]),
+                request_id=end.request_id,
                 facts=CallCompletedFacts(
                     transaction_id=told["client_id"],
                     allocation_id=AllocationId(told["id"].bytes),

@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from cordboard.storage.queries import sql_directory
+from cordboard.tracing import Tracing
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -81,10 +82,16 @@ class Database:
     """A pool of connections to one database. `connect` first, `close` last; both may be repeated."""
 
     def __init__(
-        self, dsn: str | None = None, *, connections_max: int = POOL_SIZE_MAX, **connect_kwargs: Any
+        self,
+        dsn: str | None = None,
+        *,
+        connections_max: int = POOL_SIZE_MAX,
+        tracing: Tracing | None = None,
+        **connect_kwargs: Any,
     ) -> None:
         self._dsn = dsn
         self.connections_max = connections_max
+        self._tracing = tracing
         self._connect_kwargs = connect_kwargs
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._in_use: set[Connection] = set()
@@ -251,7 +258,10 @@ class Database:
         for retries_left in reversed(range(RETRIES_MAX)):
             try:
                 with _translated():
-                    return await self._write_once(work)
+                    if self._tracing is None:
+                        return await self._write_once(work)
+                    with self._tracing.span("commit"):
+                        return await self._write_once(work)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if not retries_left:
                     raise
@@ -329,7 +339,7 @@ class Database:
                         " VALUES ($1, statement_timestamp())",
                         version,
                     )
-            return max(_migrations())
+            return newest_migration()
 
         return await self.write(run)
 
@@ -348,6 +358,11 @@ def _translated() -> Iterator[None]:
     except AWAY as away:
         # The class alone: messages of the driver may quote arguments.
         raise DatabaseAway(type(away).__name__) from away
+
+
+def newest_migration() -> int:
+    """The schema that this version works with."""
+    return max(_migrations())
 
 
 def _migrations() -> Mapping[int, str]:

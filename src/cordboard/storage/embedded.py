@@ -769,6 +769,11 @@ def _read_password(path: Path) -> str:
     return path.read_text(encoding="ascii").strip()
 
 
+def client_programs() -> Path:
+    """Where pg_dump and pg_restore are, of the server's own version. Raises PostgresUnavailable."""
+    return _programs()
+
+
 def _programs() -> Path:
     """Where the wheel keeps initdb and postgres.
 

@@ -39,6 +39,8 @@ class NewEvent:
     facts: Facts
     # What is told under this key, whichever its subject, is told to the tenant once only.
     once_key: str | None = None
+    # Of what brought it about; None where no request did.
+    request_id: str | None = None
 
 
 def endpoint_key(product: Product, kind: EventKind) -> str:
@@ -96,6 +98,7 @@ async def add_events(connection: Connection, cell: int, events: Sequence[NewEven
         [endpoint for _, endpoint in told],
         [event.facts.to_json() for event, _ in told],
         to_datetime(now_us),
+        [event.request_id for event, _ in told],
     )
 
 
@@ -187,6 +190,8 @@ class Claim:
     # The same of those since it was last replayed, or ever; and since when it is to be told.
     attempts_of_schedule: int
     begun_at_us: int
+    # Of what brought the event about; None where no request did.
+    request_id: str | None
     # Where the tenant wants to be told now; where it wanted to when the event was written, if nowhere now.
     endpoint: str = field(repr=False)
     # As kept, perhaps sealed (a replayed event's); `DataKeys.facts_of` opens them, `facts_of` reads them.
@@ -286,6 +291,7 @@ async def claim(
             attempts=row["attempts"],
             attempts_of_schedule=row["attempts"] - row["attempts_before_replay"],
             begun_at_us=to_instant_us(row["replayed_at"] or row["created_at"]),
+            request_id=row["request_id"],
             endpoint=row["endpoint"],
             facts=row["facts"],
             secrets=tuple(row["secrets"]),

@@ -120,6 +120,8 @@ class EndRecord:
     recording_url: str | None
     start_time: str | None
     ended_at_us: int
+    # Of whoever reported it; here and below None where the row is older than the column.
+    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ class CallRecord:
     target: E164 | None
     first_hop_at_us: int
     last_hop_at_us: int
+    # Of the hop with the last decision.
+    request_id: str | None
     end: EndRecord | None
 
 
@@ -153,6 +157,8 @@ class VerificationRecord:
     allocation_id: UUID | None
     side: Side | None
     verified_at_us: int
+    # Of the hop that brought the digits first.
+    request_id: str | None
 
 
 # ── allocations ──────────────────────────────────────────────────────────────
@@ -276,6 +282,7 @@ def _call_record(row: asyncpg.Record) -> CallRecord:
             recording_url=row["recording_url"],
             start_time=row["start_time"],
             ended_at_us=to_instant_us(row["ended_at"]),
+            request_id=row["end_request_id"],
         )
     return CallRecord(
         call_sid=row["call_sid"],
@@ -291,6 +298,7 @@ def _call_record(row: asyncpg.Record) -> CallRecord:
         first_hop_at_us=to_instant_us(row["first_hop_at"]),
         last_hop_at_us=to_instant_us(row["last_hop_at"]),
         end=end,
+        request_id=row["request_id"],
     )
 
 
@@ -361,6 +369,7 @@ def _verification_record(row: asyncpg.Record) -> VerificationRecord:
         allocation_id=row["allocation_id"],
         side=_side(row["side"]),
         verified_at_us=to_instant_us(row["verified_at"]),
+        request_id=row["request_id"],
     )
 
 

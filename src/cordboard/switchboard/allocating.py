@@ -199,9 +199,12 @@ class Allocating:
             return Changed(standing, await self._is_propagated(position))
         raise AssertionError("the last try returns or raises")
 
-    async def release(self, tenant: TenantView, name: AllocationName) -> Changed:
+    async def release(
+        self, tenant: TenantView, name: AllocationName, request_id: str | None = None
+    ) -> Changed:
         """Raises NotFound, AlreadyReleased, DatabaseAway, CommitUnknown."""
-        result = await self._releasing.submit(tenant.cell, ReleaseRequest(tenant.id, name))
+        request = ReleaseRequest(tenant.id, name, request_id)
+        result = await self._releasing.submit(tenant.cell, request)
         match result:
             case Released(standing, position):
                 self._metrics.allocation_changes.labels(AllocationChange.RELEASED.value).inc()

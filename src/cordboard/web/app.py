@@ -15,14 +15,17 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 
+from cordboard.logs import HopLog
 from cordboard.switchboard.service import Switchboard
+from cordboard.tracing import Tracing
 from cordboard.web.admin import admin_routes
 from cordboard.web.bodies import BODY_TIMEOUT_S
 from cordboard.web.documentation import Documentation
 from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
-from cordboard.web.fast_lane import Connections, FastLane, Limits, tell_answered
+from cordboard.web.fast_lane import Connections, FastLane, Limits, leave_to_aiohttp, tell_answered
 from cordboard.web.health import Health
+from cordboard.web.request_ids import say_request_id, trusts_of
 from cordboard.web.rest import rest_routes
 
 # Ten legs with insights make a query of some 6 kB (exotel.md 2.2); ten times that is no call any more.
@@ -81,13 +84,15 @@ async def serving(
     admin_token: str,
     shutdown_timeout_s: float,
     listeners: Sequence[socket.socket] = (),
+    hops: HopLog | None = None,
+    tracing: Tracing | None = None,
 ) -> AsyncIterator[Server]:
     """The HTTP server, on sockets that are bound already or at the address of the settings; requests under
     way are finished when it ends.
 
     Raises OSError if the port is taken.
     """
-    exotel = Exotel(switchboard)
+    exotel = Exotel(switchboard, hops, tracing)
     settings = switchboard.settings
     runner = web.AppRunner(
         build_app(switchboard, exotel, admin_token),
@@ -111,7 +116,10 @@ async def serving(
         unread_s=settings.body_timeout_s,
         head_bytes_max=HEAD_BYTES_MAX,
     )
-    connections = Connections(limits, make_aiohttp, exotel.passthru_at_once)
+    trusts = trusts_of(settings.trusted_proxies)
+    # A span is of a task, which the fast lane does without.
+    answer = exotel.passthru_at_once if tracing is None else leave_to_aiohttp
+    connections = Connections(limits, make_aiohttp, answer, trusts)
     switchboard.metrics.sample(switchboard.metrics.connections, lambda: len(connections.open))
     listen = partial(asyncio.get_running_loop().create_server, lambda: FastLane(connections), backlog=BACKLOG)
     try:
@@ -130,6 +138,7 @@ async def serving(
 
 def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[tell_answered])
+    app.on_response_prepare.append(say_request_id)
     app[BODY_TIMEOUT_S] = switchboard.settings.body_timeout_s
     routes = [
         *exotel.routes(),

@@ -200,6 +200,7 @@ def event_data(event: EventRecord, zone: str) -> dict[str, Any]:
         "replayed_at": _iso_or_none(event.replayed_at_us, zone),
         "finished_at": _iso_or_none(event.finished_at_us, zone),
         "last_result": event.last_result,
+        "request_id": event.request_id,
     }
 
 

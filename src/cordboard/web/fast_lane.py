@@ -21,6 +21,8 @@ from typing import Final, cast
 import structlog
 from aiohttp import web
 
+from cordboard.web.request_ids import Trusts
+
 # Printable ASCII without the blank and `#`; a longer query, more headers or a body are aiohttp's to judge.
 _PLAIN: Final = re.compile(
     rb"GET /v1/tenants/([a-z0-9][a-z0-9_-]{0,62})/exotel/passthru\?([!\"$-~]{1,8000}) HTTP/1\.1\r\n"
@@ -31,13 +33,19 @@ _MEANINGFUL: Final = re.compile(
     rb"\n(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
     re.IGNORECASE,
 )
+_REQUEST_ID: Final = re.compile(rb"\nx-request-id: ([!-~]+)\r", re.IGNORECASE)
 _HEAD_ENDS: Final = b"\r\n\r\n"
 _HAS_BODY: Final = re.compile(rb"\n(?:content-length|transfer-encoding)", re.IGNORECASE)
 
-AnswerPlain = Callable[[str, str], bytes | None]
-"""(tenant id, raw query) → the reply's bytes, or None if it cannot be given at once."""
+AnswerPlain = Callable[[str, str, str | None], bytes | None]
+"""(tenant id, raw query, the request id that a trusted proxy said) → the reply's bytes, or None if it cannot
+be given at once."""
 
 _log = structlog.get_logger(__name__)
+
+
+def leave_to_aiohttp(_tenant_id: str, _raw_query: str, _given_id: str | None) -> None:
+    """Of a lane that answers nothing by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,8 @@ class Connections:
     limits: Limits
     make_aiohttp: Callable[[], asyncio.BaseProtocol]
     answer: AnswerPlain
+    # Whose request ids are taken over.
+    trusts: Trusts
     open: set[FastLane] = field(default_factory=set)
     none_open: asyncio.Event = field(default_factory=asyncio.Event)
     is_draining: bool = False
@@ -86,7 +96,7 @@ class Connections:
         """Have each client leave with its next answer."""
         self.is_draining = True
         # aiohttp answers them all from now on, and says `Connection: close`.
-        self.answer = lambda _tenant_id, _query: None
+        self.answer = leave_to_aiohttp
         if not self.open:
             self.none_open.set()
 
@@ -111,6 +121,7 @@ class FastLane(asyncio.Protocol):
         "_timer",
         "_transport",
         "_unread_timer",
+        "is_trusted",
     )
 
     def __init__(self, connections: Connections) -> None:
@@ -126,9 +137,13 @@ class FastLane(asyncio.Protocol):
         self._is_beyond_head = False
         self._timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        # Whether it comes from a proxy of the operator's.
+        self.is_trusted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.is_trusted = isinstance(peer, tuple) and self._connections.trusts(peer[0])
         if self._connections.admit(self):
             self._timer = self._loop.call_later(self._connections.limits.keepalive_s, self._close_if_idle)
         else:
@@ -140,7 +155,10 @@ class FastLane(asyncio.Protocol):
             self._heard_at_s = self._loop.time()
             plain = _PLAIN.fullmatch(data)
             if plain is not None and _MEANINGFUL.search(data, plain.end(2)) is None:
-                reply = self._connections.answer(plain[1].decode(), plain[2].decode())
+                given = _REQUEST_ID.search(data, plain.end(2)) if self.is_trusted else None
+                reply = self._connections.answer(
+                    plain[1].decode(), plain[2].decode(), given and given[1].decode()
+                )
                 if reply is not None:
                     self._transport.write(reply)
                     return

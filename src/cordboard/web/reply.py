@@ -15,7 +15,10 @@ from typing import Final
 from aiohttp import HttpVersion11, hdrs
 from aiohttp.web import BaseRequest
 
+from cordboard.web.request_ids import HEADER, request_id_of
+
 _HEAD: Final = hdrs.METH_HEAD
+_REQUEST_ID: Final = f"\r\n{HEADER}: ".encode()
 
 
 class Reply:
@@ -52,12 +55,14 @@ class Reply:
         if transport is None:
             raise ConnectionResetError("the platform hung up before it was answered")
         connection = _connection_line(self.keep_alive, request.version == HttpVersion11)
-        transport.write(self.wire(connection, with_body=request.method != _HEAD))
+        with_body = request.method != _HEAD
+        transport.write(self.wire(request_id_of(request), connection, with_body=with_body))
 
-    def wire(self, connection: str = "", *, with_body: bool = True) -> bytes:
+    def wire(self, request_id: str, connection: str = "", *, with_body: bool = True) -> bytes:
         """The bytes of the whole reply; `connection` is a header line or nothing."""
         head = _head(self.status, self._content_type, len(self._body), self._headers, connection)
-        return b"%b%b\r\n\r\n%b" % (head, _date(), self._body if with_body else b"")
+        body = self._body if with_body else b""
+        return b"%b%b%b%b\r\n\r\n%b" % (head, _date(), _REQUEST_ID, request_id.encode(), body)
 
 
 def _connection_line(keep_alive: bool, is_http_11: bool) -> str:
