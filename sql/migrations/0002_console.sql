@@ -12,8 +12,7 @@ CREATE TABLE operator_act (
     act            text        NOT NULL
         CHECK (act IN ('logged_in', 'logged_out', 'revealed', 'replayed', 'throttle_cleared', 'settings_changed')),
     object_kind    text        NOT NULL
-        CHECK (object_kind IN ('session', 'allocation', 'call', 'search', 'explanation', 'event', 'throttles',
-                               'settings')),
+        CHECK (object_kind IN ('session', 'allocation', 'call', 'explanation', 'event', 'throttles', 'settings')),
     object_id      text        NOT NULL,
     PRIMARY KEY (cell, id),
     -- Who logs in or out does nothing to a tenant, and everything else is about one.
@@ -21,3 +20,7 @@ CREATE TABLE operator_act (
 );
 CREATE INDEX operator_act_by_age ON operator_act (cell, at, id);
 CREATE INDEX operator_act_of_tenant ON operator_act (cell, tenant_id, at, id);
+
+-- What was decided at each hop of a call: the hop's instant in microseconds since 1970 UTC -> the decision and its
+-- reason in words. An object, so that hops which are written twice stand once. NULL: nobody recorded them.
+ALTER TABLE call ADD COLUMN hops jsonb;

@@ -42,6 +42,7 @@ from cordboard.storage.listing import (
     CallRecord,
     CallRecordKey,
     EndRecord,
+    HopRecord,
     Page,
     Span,
     VerificationFilter,
@@ -388,6 +389,10 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
                 start_time="2026-01-01 05:30:00",
                 ended_at_us=seconds(30),
             ),
+            hops=(
+                HopRecord(NOW_US, "ask_pin", "none", 3),
+                HopRecord(seconds(5), "connect", "listed", None),
+            ),
         ),
         CallRecord(
             call_sid="other",
@@ -403,6 +408,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
             first_hop_at_us=seconds(-1),
             last_hop_at_us=seconds(-1),
             end=None,
+            hops=(HopRecord(seconds(-1), "refuse", "no_allocation", None),),
         ),
     ]
 

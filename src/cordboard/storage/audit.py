@@ -44,7 +44,6 @@ class ObjectKind(Enum):
     SESSION = "session"
     ALLOCATION = "allocation"
     CALL = "call"
-    SEARCH = "search"
     EXPLANATION = "explanation"
     EVENT = "event"
     THROTTLES = "throttles"

@@ -28,6 +28,11 @@ SILENT_AFTER_US: Final = 4 * 3_600 * SECOND_US
 SILENT_SINCE_US: Final = 7 * 24 * 3_600 * SECOND_US
 
 
+# Some 60 hops: a call has three, one with all its prompts a dozen; a platform that goes round in circles is
+# seen to do so.
+HOPS_CHARACTERS_MAX: Final = 2_400
+
+
 class CallType(Enum):
     """How the platform says that a call ended (exotel.md 2.1)."""
 
@@ -76,10 +81,16 @@ class NewEnd:
 
 
 async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow | KeptRow]) -> None:
-    # One statement cannot touch a row twice: the last decision of a call wins.
-    latest = {row.call: row for row in rows}
+    """Write decisions in their order; those of one call become one row with all its hops."""
+    latest: dict[CallKey, Mapping[str, object]] = {}
+    for row in rows:
+        columns = row_columns(row)
+        # One statement cannot touch a row twice: the last decision of a call wins, and keeps the hops before.
+        if (before := latest.get(row.call)) is not None:
+            columns = {**columns, "hops": {**_hops(before), **_hops(columns)}}
+        latest[row.call] = columns
     if latest:
-        await connection.execute(_SQL["upsert"], cell, [row_columns(row) for row in latest.values()])
+        await connection.execute(_SQL["upsert"], cell, list(latest.values()), HOPS_CHARACTERS_MAX)
 
 
 def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
@@ -92,6 +103,7 @@ def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
         "virtual_number": call.virtual_number,
         "caller": call.caller or WITHHELD,
         "at_us": at_us,
+        "hops": {str(at_us): hop_text(decision)},
     }
     match decision:
         case Connect():
@@ -109,6 +121,12 @@ def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
         case unmatched:
             assert_never(unmatched)
     return kept
+
+
+def _hops(columns: Mapping[str, object]) -> Mapping[str, object]:
+    """None in rows that an engine before this rule has left in the spool."""
+    hops = columns.get("hops")
+    return hops if isinstance(hops, dict) else {}
 
 
 async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd], now_us: int) -> list[None]:
@@ -215,3 +233,20 @@ def decision_text(decision: Decision) -> str:
             return "ask_pin"
         case Refuse():
             return "refuse"
+
+
+def hop_text(decision: Decision) -> str:
+    """A decision and its reason as the record of a hop has it; storage/listing.py reads it back.
+
+    >>> hop_text(Refuse(Reason.THROTTLED)), hop_text(AskPin(4, 2, LastEntry.WRONG))
+    ('refuse throttled', 'ask_pin wrong 2')
+    """
+    match decision:
+        case Connect(matched=matched):
+            return f"connect {matched.value}"
+        case AskPin(attempts_left=attempts_left, last_entry=last_entry):
+            return f"ask_pin {last_entry.value} {attempts_left}"
+        case Refuse(reason=reason):
+            return f"refuse {reason.value}"
+        case unmatched:
+            assert_never(unmatched)

@@ -6,7 +6,7 @@ wherever it is. Read a page with `Database.read_snapshot`: its keys and what the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -122,6 +122,16 @@ class EndRecord:
     ended_at_us: int
 
 
+class HopRecord(NamedTuple):
+    """What was decided at one hop. `reason` is the reason of a refusal, how a caller was matched, or the last
+    entry before a prompt; `attempts_left` is told of prompts."""
+
+    at_us: int
+    decision: str
+    reason: str
+    attempts_left: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """The last decision about a call. `caller` is None if withheld, `end` until somebody told it."""
@@ -139,6 +149,8 @@ class CallRecord:
     first_hop_at_us: int
     last_hop_at_us: int
     end: EndRecord | None
+    # The earliest first; none of a call that was recorded before hops were.
+    hops: tuple[HopRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +303,17 @@ def _call_record(row: asyncpg.Record) -> CallRecord:
         first_hop_at_us=to_instant_us(row["first_hop_at"]),
         last_hop_at_us=to_instant_us(row["last_hop_at"]),
         end=end,
+        hops=_hops(row["hops"]),
     )
+
+
+def _hops(kept: Mapping[str, str] | None) -> tuple[HopRecord, ...]:
+    """As `calls.hop_text` wrote them."""
+    hops = []
+    for at_us, text in (kept or {}).items():
+        decision, reason, *left = text.split(" ")
+        hops.append(HopRecord(int(at_us), decision, reason, int(left[0]) if left else None))
+    return tuple(sorted(hops))
 
 
 # ── verifications ────────────────────────────────────────────────────────────
