@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OPS_INSTALLED := $(VENV)/.installed-ops
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak serve bench lint types contracts check clean
+.PHONY: help demo test test-ops soak serve bench lint types contracts check clean
 
 help:  ## what can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +23,14 @@ demo: $(INSTALLED)  ## start an engine, allocate, place simulated calls, show ev
 
 test: $(INSTALLED)  ## the whole test suite, on the real embedded PostgreSQL
 	$(BIN)/python -m pytest $(TEST_ARGS)
+
+$(OPS_INSTALLED): $(INSTALLED) $(wildcard tests/ops/install_*.sh)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,ops]'
+	@for script in tests/ops/install_*.sh; do $$script || exit 1; done
+	@touch $@
+
+test-ops: $(OPS_INSTALLED)  ## the tests that need a browser and other programs; as root it installs them
+	$(BIN)/python -m pytest -m ops tests/ops $(TEST_ARGS)
 
 soak: $(INSTALLED)  ## kill the engine a thousand times, and its database fifty times; some 30 minutes
 	CORDBOARD_SOAK_KILLS=$${CORDBOARD_SOAK_KILLS:-1000} $(BIN)/python -m pytest -s tests/journeys/test_kill.py $(TEST_ARGS)
