@@ -21,6 +21,6 @@ CREATE TABLE operator_act (
 CREATE INDEX operator_act_by_age ON operator_act (cell, at, id);
 CREATE INDEX operator_act_of_tenant ON operator_act (cell, tenant_id, at, id);
 
--- What was decided at each hop of a call: the hop's instant in microseconds since 1970 UTC -> the decision and its
--- reason in words. An object, so that hops which are written twice stand once. NULL: nobody recorded them.
+-- What was decided at each hop of a call: the hop's instant in microseconds since 1970 UTC -> the applet, the
+-- decision and its reason in words. An object, so that hops which are written twice stand once. NULL: nobody recorded them.
 ALTER TABLE call ADD COLUMN hops jsonb;

@@ -126,8 +126,8 @@ async def test_a_row_that_comes_late_adds_its_hop_and_decides_nothing(office: Of
     await write(office, row(office, Refuse(Reason.WRONG_PIN), NOW_US + 1))
     assert [(kept[2], kept[4]) for kept in await kept(office)] == [("connect", to_datetime(NOW_US + 2))]
     assert await hops(office) == [
-        HopRecord(NOW_US + 1, "refuse", "wrong_pin", None),
-        HopRecord(NOW_US + 2, "connect", "listed", None),
+        HopRecord(NOW_US + 1, "none", "refuse", "wrong_pin", None),
+        HopRecord(NOW_US + 2, "none", "connect", "listed", None),
     ]
 
 
@@ -135,21 +135,21 @@ async def test_every_hop_is_kept_once_however_often_it_is_written(office: Office
     standing = await office.made([ANN], [BEN])
     asked_again = AskPin(4, 2, LastEntry.WRONG)
     rows = [
-        row(office, ASKED, NOW_US),
-        row(office, asked_again, NOW_US + 1),
+        row(office, ASKED, NOW_US)._replace(applet="passthru"),
+        row(office, asked_again, NOW_US + 1)._replace(applet="gather"),
         row(office, connected(standing), NOW_US + 2),
     ]
     await write(office, *rows)
     await write(office, *rows[1:])
     assert await hops(office) == [
-        HopRecord(NOW_US, "ask_pin", "none", 3),
-        HopRecord(NOW_US + 1, "ask_pin", "wrong", 2),
-        HopRecord(NOW_US + 2, "connect", "listed", None),
+        HopRecord(NOW_US, "passthru", "ask_pin", "none", 3),
+        HopRecord(NOW_US + 1, "gather", "ask_pin", "wrong", 2),
+        HopRecord(NOW_US + 2, "none", "connect", "listed", None),
     ]
 
 
 async def test_a_call_that_goes_on_for_ever_does_not_grow_for_ever(office: Office) -> None:
-    for n in range(HOPS_CHARACTERS_MAX // len('"1767225600000000": "ask_pin none 3", ') + 3):
+    for n in range(HOPS_CHARACTERS_MAX // len('"1767225600000000": "none ask_pin none 3", ') + 3):
         await write(office, row(office, ASKED, NOW_US + n))
     [length] = [row["length"] for row in await office.fetch(LENGTH_OF_HOPS)]
     assert HOPS_CHARACTERS_MAX <= length < HOPS_CHARACTERS_MAX + 50

@@ -390,8 +390,8 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
                 ended_at_us=seconds(30),
             ),
             hops=(
-                HopRecord(NOW_US, "ask_pin", "none", 3),
-                HopRecord(seconds(5), "connect", "listed", None),
+                HopRecord(NOW_US, "none", "ask_pin", "none", 3),
+                HopRecord(seconds(5), "none", "connect", "listed", None),
             ),
         ),
         CallRecord(
@@ -408,7 +408,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
             first_hop_at_us=seconds(-1),
             last_hop_at_us=seconds(-1),
             end=None,
-            hops=(HopRecord(seconds(-1), "refuse", "no_allocation", None),),
+            hops=(HopRecord(seconds(-1), "none", "refuse", "no_allocation", None),),
         ),
     ]
 

@@ -33,6 +33,10 @@ SILENT_SINCE_US: Final = 7 * 24 * 3_600 * SECOND_US
 HOPS_CHARACTERS_MAX: Final = 2_400
 
 
+# Of a row that no hop wrote.
+NO_APPLET: Final = "none"
+
+
 class CallType(Enum):
     """How the platform says that a call ended (exotel.md 2.1)."""
 
@@ -43,11 +47,12 @@ class CallType(Enum):
 
 
 class CallRow(NamedTuple):
-    """The latest decision about a call."""
+    """The latest decision about a call, and which applet asked for it."""
 
     call: CallKey
     decision: Decision
     at_us: int
+    applet: str = NO_APPLET
 
 
 class KeptRow(NamedTuple):
@@ -96,14 +101,14 @@ async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow |
 def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
     if isinstance(row, KeptRow):
         return row.columns
-    call, decision, at_us = row
+    call, decision, at_us, applet = row
     kept: dict[str, object] = {
         "tenant_id": call.tenant_id,
         "call_sid": call.call_sid,
         "virtual_number": call.virtual_number,
         "caller": call.caller or WITHHELD,
         "at_us": at_us,
-        "hops": {str(at_us): hop_text(decision)},
+        "hops": {str(at_us): hop_text(applet, decision)},
     }
     match decision:
         case Connect():
@@ -235,18 +240,18 @@ def decision_text(decision: Decision) -> str:
             return "refuse"
 
 
-def hop_text(decision: Decision) -> str:
-    """A decision and its reason as the record of a hop has it; storage/listing.py reads it back.
+def hop_text(applet: str, decision: Decision) -> str:
+    """Who asked, what was decided and why, as the record of a hop has it; storage/listing.py reads it back.
 
-    >>> hop_text(Refuse(Reason.THROTTLED)), hop_text(AskPin(4, 2, LastEntry.WRONG))
-    ('refuse throttled', 'ask_pin wrong 2')
+    >>> hop_text("connect", Refuse(Reason.THROTTLED)), hop_text("passthru", AskPin(4, 2, LastEntry.WRONG))
+    ('connect refuse throttled', 'passthru ask_pin wrong 2')
     """
     match decision:
         case Connect(matched=matched):
-            return f"connect {matched.value}"
+            return f"{applet} connect {matched.value}"
         case AskPin(attempts_left=attempts_left, last_entry=last_entry):
-            return f"ask_pin {last_entry.value} {attempts_left}"
+            return f"{applet} ask_pin {last_entry.value} {attempts_left}"
         case Refuse(reason=reason):
-            return f"refuse {reason.value}"
+            return f"{applet} refuse {reason.value}"
         case unmatched:
             assert_never(unmatched)

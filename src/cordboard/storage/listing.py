@@ -123,10 +123,11 @@ class EndRecord:
 
 
 class HopRecord(NamedTuple):
-    """What was decided at one hop. `reason` is the reason of a refusal, how a caller was matched, or the last
-    entry before a prompt; `attempts_left` is told of prompts."""
+    """What was decided at one hop, and which applet asked. `reason` is that of a refusal, how a caller was
+    matched, or the last entry before a prompt; `attempts_left` is told of prompts."""
 
     at_us: int
+    applet: str
     decision: str
     reason: str
     attempts_left: int | None
@@ -311,8 +312,8 @@ def _hops(kept: Mapping[str, str] | None) -> tuple[HopRecord, ...]:
     """As `calls.hop_text` wrote them."""
     hops = []
     for at_us, text in (kept or {}).items():
-        decision, reason, *left = text.split(" ")
-        hops.append(HopRecord(int(at_us), decision, reason, int(left[0]) if left else None))
+        applet, decision, reason, *left = text.split(" ")
+        hops.append(HopRecord(int(at_us), applet, decision, reason, int(left[0]) if left else None))
     return tuple(sorted(hops))
 
 

@@ -35,7 +35,7 @@ from cordboard.routing.model import (
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import Hop, after, entry_of, with_outcome
 from cordboard.storage import outcomes
-from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text
+from cordboard.storage.calls import NO_APPLET, CallRow, CallType, NewEnd, decision_text
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.facts import Insights
 from cordboard.storage.outcomes import CallKey, NewOutcome
@@ -126,7 +126,9 @@ class CallAnswering:
             return self._progress.way_in(tenant.tenant_no, call_sid.encode())
         return WayIn(call.virtual_number, call.caller)
 
-    def answer_at_once(self, tenant: TenantView, caller: Caller, *, is_recorded: bool) -> Decision | None:
+    def answer_at_once(
+        self, tenant: TenantView, caller: Caller, *, is_recorded: bool, applet: str = NO_APPLET
+    ) -> Decision | None:
         """The decision, where nothing has to be waited for and no digits matter: nearly every call is
         new and connects without a word about PINs. None: `answer` will tell.
 
@@ -143,11 +145,17 @@ class CallAnswering:
         if not isinstance(decision, Connect):
             return None
         if is_recorded:
-            self._note(tenant, CallKey(tenant.id, call_sid, virtual_number, number), decision)
+            self._note(tenant, CallKey(tenant.id, call_sid, virtual_number, number), decision, applet)
         return self._count(decision)
 
     async def answer(
-        self, tenant: TenantView, caller: Caller, keyed: Keyed, *, is_recorded: bool
+        self,
+        tenant: TenantView,
+        caller: Caller,
+        keyed: Keyed,
+        *,
+        is_recorded: bool,
+        applet: str = NO_APPLET,
     ) -> Decision:
         """The decision for one hop; what it verified is durable. Raises SpoolFull, SpoolUnusable."""
         call_sid, virtual_number, number = caller
@@ -162,7 +170,7 @@ class CallAnswering:
         async with turn:
             decision = await self._answer_in_turn(tenant, keyed, call)
         if is_recorded:
-            self._note(tenant, call, decision)
+            self._note(tenant, call, decision, applet)
         return self._count(decision)
 
     def explain(
@@ -330,13 +338,13 @@ class CallAnswering:
         self._metrics.decision_seconds.observe(decision_text(decision), seconds)
         return decision
 
-    def _note(self, tenant: TenantView, call: CallKey, decision: Decision) -> None:
+    def _note(self, tenant: TenantView, call: CallKey, decision: Decision, applet: str) -> None:
         """Remember the call's way in, and record the decision behind the answer."""
         if len(self._ways_in) >= WAYS_IN_MAX:
             # Whole generations are dropped: taking the oldest out of a dict walks over all that were.
             self._older_ways_in, self._ways_in = self._ways_in, {}
         self._ways_in[tenant.tenant_no, call.call_sid] = call
-        self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us()))
+        self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us(), applet))
 
     def _count(self, decision: Decision) -> Decision:
         counter = self._metrics.decisions

@@ -144,7 +144,9 @@ class Exotel:
             or query.get("Direction", "incoming") not in _INCOMING
         ):
             return None
-        decision = self._answering.answer_at_once(tenant, self._caller(tenant, query), is_recorded=True)
+        decision = self._answering.answer_at_once(
+            tenant, self._caller(tenant, query), is_recorded=True, applet="passthru"
+        )
         if decision is None:
             return None
         reply = _render_passthru(decision, is_switch="switch" in query).wire()
@@ -177,11 +179,15 @@ class Exotel:
         if query.get("Direction", "incoming") not in _INCOMING:
             decision = Refuse(Reason.DIRECTION)
         else:
-            decision = self._answering.answer_at_once(tenant, caller, is_recorded=is_recorded)
+            decision = self._answering.answer_at_once(
+                tenant, caller, is_recorded=is_recorded, applet=applet.value
+            )
             if decision is None:
                 keyed = _keyed(applet, query)
                 async with asyncio.timeout(self._timeout_s):
-                    decision = await self._answering.answer(tenant, caller, keyed, is_recorded=is_recorded)
+                    decision = await self._answering.answer(
+                        tenant, caller, keyed, is_recorded=is_recorded, applet=applet.value
+                    )
         if self._logs_hops:
             _log_hop(applet, caller, decision)
         return self._render(applet, decision, tenant, query, request)

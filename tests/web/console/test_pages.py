@@ -157,7 +157,9 @@ async def test_a_call_is_told_hop_by_hop_with_the_reason(person: Person, world: 
     assert await select(shop, STRANGER, "three", "5555") == "reject"
     text = (await person.open(f"{world.root}/calls?call_sid=three")).text
     assert "…91 dialled" in text
-    said = re.findall(r"Hop (Asked for a PIN|Refused: wrong PINs|Connected)|(Wrong PIN|Right PIN) What", text)
+    said = re.findall(
+        r"Passthru (Asked for a PIN|Refused: wrong PINs|Connected)|(Wrong PIN|Right PIN) What", text
+    )
     assert [hop or entry for hop, entry in said] == [
         "Wrong PIN",
         "Asked for a PIN",

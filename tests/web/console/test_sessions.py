@@ -98,7 +98,7 @@ async def test_a_wrong_token_is_refused_by_its_field_and_locks_nobody_out(strang
     assert "token: this is not the admin token." in seen.text
     assert "Set-Cookie" not in seen.headers
     assert 'value="Asha"' in seen.html
-    assert "wrong" not in seen.html.replace("wrong", "", 0).split("<form")[1]
+    assert "wrong" not in seen.html
     assert (await stranger.log_in()).status == 303
 
 

@@ -109,7 +109,7 @@ def _page(visit: Visit, call_sid: str, found: _Found, sight: Sight) -> Page:
 
 def _timeline(call: CallRecord, entries: list[VerificationRecord]) -> list[Row]:
     """What happened, the earliest first."""
-    moments: list[Row] = [_moment(hop.at_us, "Hop", words.hop(hop)) for hop in call.hops]
+    moments: list[Row] = [_moment(hop.at_us, words.applet(hop.applet), words.hop(hop)) for hop in call.hops]
     if not call.hops:
         # Recorded by an engine before hops were kept.
         last = words.recorded(call.decision, call.reason, call.matched)

@@ -19,6 +19,7 @@ from cordboard.routing.model import (
     State,
 )
 from cordboard.storage.audit import Act, ObjectKind
+from cordboard.storage.calls import NO_APPLET
 from cordboard.storage.events import AttemptError, EventState
 from cordboard.storage.facts import EventKind
 from cordboard.storage.listing import HopRecord
@@ -58,6 +59,11 @@ def recorded(decision: str, reason: str | None, matched: str | None) -> Said:
                 return refused(Reason(reason))
     except ValueError:
         return Said("plain", decision, f"This engine does not know the word {reason or matched}.")
+
+
+def applet(name: str) -> str:
+    """Who asked at a hop; a hop that nobody asked for was derived from how the call ended."""
+    return "Derived" if name == NO_APPLET else name.capitalize()
 
 
 def hop(kept: HopRecord) -> Said:
