@@ -218,11 +218,11 @@ def shown_data(
             }
             for attempt in attempts
         ],
-        "body": _body(event, keys, is_whole=is_whole),
+        "body": body_shown(event, keys, is_whole=is_whole),
     }
 
 
-def _body(event: EventRecord, keys: DataKeys, *, is_whole: bool) -> dict[str, Any] | None:
+def body_shown(event: EventRecord, keys: DataKeys, *, is_whole: bool) -> dict[str, Any] | None:
     """What a subscriber gets; None for facts of another version of the engine, or of a key that it lacks."""
     try:
         kept = with_stand_ins(event.facts) if event.is_masked else keys.facts_of(event.id, event.facts)

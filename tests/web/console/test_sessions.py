@@ -8,12 +8,15 @@ import aiohttp
 import pytest
 
 from cordboard.clock import SECOND_US
-from cordboard.node import Node
+from cordboard.node import Node, running_node
+from cordboard.settings import Settings
+from cordboard.simulator.client import Client
 from cordboard.web.console.sessions import SESSION_S, Sessions
-from tests.web.shop import ADMIN_TOKEN, ShiftedClock, Shop
+from tests.web.shop import ADMIN_TOKEN, AGENT, ShiftedClock, Shop
 
 from .browsing import Person, acts
 
+LINE = "+918000000010"
 NOW_US = 1_800_000_000 * SECOND_US
 
 
@@ -129,6 +132,27 @@ async def test_a_session_is_over_after_twelve_hours(person: Person, clock: Shift
     assert (await person.open("/console")).status == 200
     clock.advance(120)
     assert (await person.open("/console")).headers["Location"].startswith("/console/login")
+
+
+async def test_while_the_database_is_away_one_can_look_and_nothing_is_revealed(
+    own_settings: Settings, session: aiohttp.ClientSession
+) -> None:
+    async with (
+        running_node(own_settings) as node,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browsing,
+    ):
+        await Client(session, node.url, ADMIN_TOKEN).add_tenant("shop")
+        await node.switchboard.database.close()
+        person = Person(browsing, node.url)
+        assert (await person.log_in()).status == 303
+        assert "shop" in (await person.open("/console")).text
+        run = await person.post("/console/t/shop/dry-run", vn=LINE, caller=AGENT)
+        assert "Refused: unknown virtual number" in run.text
+        revealed = await person.post("/console/t/shop/dry-run", vn=LINE, caller=AGENT, reveal="true")
+        assert (revealed.status, revealed.headers["Retry-After"]) == (503, "1")
+        assert AGENT not in revealed.text
+        assert (await person.open("/console/t/shop")).status == 503
+        assert (await person.post("/console/logout")).headers["Location"] == "/console/login"
 
 
 # ── forms that others send ───────────────────────────────────────────────────

@@ -27,7 +27,7 @@ from cordboard.web.console.records import (
     allocation_id_text,
 )
 from cordboard.web.errors import Refused
-from cordboard.web.query import Query
+from cordboard.web.query import WITHHELD_WORD, Query
 
 
 class DryRunForm(BaseModel):
@@ -91,7 +91,7 @@ class DryRuns:
                 "vn": virtual_number.plus,
                 "at": visit.form.query.get("at", ""),
                 "caller_shown": sight.caller(number),
-                "kept_caller": visit.seal("withheld" if number is None else number.plus),
+                "kept_caller": visit.seal(WITHHELD_WORD if number is None else number.plus),
                 "pin_shown": None if pin is None else sight.pins([pin])[0],
                 "kept_pin": None if pin is None else visit.seal(pin.digits),
                 "result": {

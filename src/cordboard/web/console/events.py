@@ -20,7 +20,7 @@ from cordboard.web.console import words
 from cordboard.web.console.frame import PAGE_MAX, TENANT, Frame, Page, Redirect, Visit
 from cordboard.web.console.records import Row, event_row
 from cordboard.web.errors import Refused
-from cordboard.web.events import event_key, shown_data
+from cordboard.web.events import body_shown, event_key
 from cordboard.web.query import Query, cursor_of
 from cordboard.web.schemas import parse_id
 
@@ -93,7 +93,6 @@ class EventPages:
         event, attempts = await self._database.read_snapshot(
             lambda connection: event_records.show_event(connection, tenant.cell, tenant.id, id)
         )
-        data = shown_data(event, attempts, "UTC", self._switchboard.keys, is_whole=is_whole)
         return Page(
             "event.html",
             {
@@ -102,7 +101,7 @@ class EventPages:
                 "is_pending": event.state is EventState.PENDING,
                 "is_allocation": parse_id(event.subject) is not None,
                 "attempts": [_attempt(attempt) for attempt in attempts],
-                "body": data["body"],
+                "body": body_shown(event, self._switchboard.keys, is_whole=is_whole),
                 "is_whole": is_whole,
             },
         )

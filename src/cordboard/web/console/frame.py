@@ -121,10 +121,6 @@ class Visit:
         assert self._tenant is not None, "only pages below a tenant ask for it"
         return self._tenant
 
-    @property
-    def tenant_or_none(self) -> TenantView | None:
-        return self._tenant
-
     def act(self, act: Act, kind: ObjectKind, object_id: str) -> NewAct:
         scope = None if self._tenant is None else Scope(self._tenant.cell, self._tenant.id)
         return NewAct(self.session.operator, self.client_address, act, kind, object_id, scope)
@@ -299,7 +295,12 @@ def check_same_origin(request: web.Request) -> None:
 
 def is_tls(request: web.Request) -> bool:
     """Whether the browser speaks TLS, to us or to a proxy that says so."""
-    return request.secure or request.headers.get(hdrs.X_FORWARDED_PROTO, "").strip().lower() == "https"
+    return request.secure or _first_word(request, hdrs.X_FORWARDED_PROTO) == "https"
+
+
+def _first_word(request: web.Request, name: str) -> str:
+    """Of proxies in a row, the one that the browser spoke to."""
+    return request.headers.get(name, "").partition(",")[0].strip().lower()
 
 
 def client_address(request: web.Request) -> str:

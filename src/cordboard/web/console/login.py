@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
 from aiohttp import web
 
 from cordboard.storage.audit import OPERATOR_CHARACTERS_MAX, Act, NewAct, ObjectKind
+from cordboard.storage.database import CommitUnknown, DatabaseAway
 from cordboard.switchboard.service import Switchboard
 from cordboard.web.console.frame import (
     LOGIN,
@@ -67,15 +69,25 @@ class Login:
                 await self._delay()
                 return self._form(request, wanted, "token: this is not the admin token.", 403, operator)
             now_us = self._switchboard.clock.now_us()
-            await self._frame.record(NewAct(operator, address, Act.LOGGED_IN, ObjectKind.SESSION, "login"))
+            await self._record_login(NewAct(operator, address, Act.LOGGED_IN, ObjectKind.SESSION, "login"))
         except Exception as error:
             return self._frame.problem(request, problem_of(error), None)
         answer = redirect(Redirect(wanted))
         set_cookie(answer, request, self._sessions.begin(operator, now_us))
         return answer
 
-    async def _log_out(self, visit: Visit) -> Page | Redirect:
-        await self._frame.record(visit.act(Act.LOGGED_OUT, ObjectKind.SESSION, "logout"))
+    async def _record_login(self, act: NewAct) -> None:
+        """A login shows nothing by itself, so that it may go without a row while the database is away, when
+        somebody has to see what this node still does; the log has it."""
+        try:
+            await self._frame.record(act)
+        except (DatabaseAway, CommitUnknown):
+            _log.warning("console.login_unrecorded", operator=act.operator, client_address=act.client_address)
+
+    async def _log_out(self, visit: Visit) -> Redirect:
+        # Whoever wants to leave is not kept by a database that is away.
+        with suppress(DatabaseAway, CommitUnknown):
+            await self._frame.record(visit.act(Act.LOGGED_OUT, ObjectKind.SESSION, "logout"))
         return Redirect(LOGIN, drops_session=True)
 
     def _form(

@@ -18,9 +18,9 @@ from cordboard.storage.allocations import Member
 from cordboard.storage.event_records import EventRecord
 from cordboard.storage.listing import CallRecord, VerificationRecord
 from cordboard.web.console import words
+from cordboard.web.query import WITHHELD_WORD
 from cordboard.webhooks.destinations import parse_endpoint
 
-WITHHELD: Final = "withheld"
 HIDDEN: Final = "…"
 
 PRODUCTS: Final = {Product.GREENPIN: "GreenPin", Product.GREENVN: "GreenVN"}
@@ -41,7 +41,7 @@ class Sight:
         return [self.number(number) for number in numbers]
 
     def caller(self, number: E164 | None) -> str:
-        return WITHHELD if number is None else self.number(number)
+        return WITHHELD_WORD if number is None else self.number(number)
 
     def number_or_none(self, number: E164 | None) -> str | None:
         return None if number is None else self.number(number)
