@@ -7,7 +7,9 @@ before it is shown, so that nobody sees a number that the log does not know of.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
+from functools import partial
 from typing import Final, NamedTuple
 from uuid import UUID, uuid4
 
@@ -136,13 +138,11 @@ async def delete_old(database: Database, now_us: int) -> int:
     """Delete what is kept no longer; how many. Raises DatabaseAway, CommitUnknown."""
     before = to_datetime(now_us - ACTS_KEPT_DAYS * DAY_US)
     count = 0
-    rows = await database.read(lambda connection: connection.fetch(_SQL["cells_with_old"], before))
-    for row in rows:
-        cell: int = row["cell"]
-
-        async def delete(connection: Connection, cell: int = cell) -> int:
-            return count_of(await connection.execute(_SQL["delete_old"], cell, before, ACTS_PER_COMMIT_MAX))
-
-        while deleted := await database.write(delete):
+    for row in await database.read(lambda connection: connection.fetch(_SQL["cells_with_old"], before)):
+        while deleted := await database.write(partial(_delete_batch, cell=row["cell"], before=before)):
             count += deleted
     return count
+
+
+async def _delete_batch(connection: Connection, cell: int, before: datetime) -> int:
+    return count_of(await connection.execute(_SQL["delete_old"], cell, before, ACTS_PER_COMMIT_MAX))

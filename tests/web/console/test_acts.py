@@ -82,6 +82,15 @@ async def test_every_reveal_leaves_a_row_without_the_number(person: Person, worl
     assert_masked(await person.open("/console/audit"))
 
 
+async def test_a_persons_number_in_the_wrong_box_is_masked_on_record(person: Person, world: World) -> None:
+    await person.post(f"{world.root}/dry-run", vn=STRANGER, caller="withheld", reveal="true")
+    await person.post(f"{world.root}/throttles/clear", vn=STRANGER)
+    assert [act.object_id for act in reversed(await acts(world.shop))] == [
+        "a call to …91 from withheld",
+        "the windows of …91",
+    ]
+
+
 async def test_what_cannot_be_put_on_record_is_neither_shown_nor_done(person: Person, world: World) -> None:
     shop = world.shop
     await set_dead(shop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 from aiohttp import web
 from multidict import MultiDict
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from cordboard.routing.allocate import side_key
 from cordboard.routing.explain import RULES, Candidate
-from cordboard.routing.model import NEVER_US, AskPin, Connect, Entry, NoEntry, PinEntry, Refuse
+from cordboard.routing.model import NEVER_US, AskPin, Connect, Decision, Entry, NoEntry, PinEntry, Refuse
 from cordboard.routing.numbers import E164
 from cordboard.routing.progress import digest_of
 from cordboard.storage.audit import Act, ObjectKind
@@ -25,6 +25,7 @@ from cordboard.web.console.records import (
     Row,
     Sight,
     allocation_id_text,
+    line_text,
 )
 from cordboard.web.errors import Refused
 from cordboard.web.query import WITHHELD_WORD, Query
@@ -80,7 +81,8 @@ class DryRuns:
         entry: Entry = NoEntry() if pin is None else PinEntry(pin, digest_of(pin.digits))
         sight = WHOLE if query.flag("reveal") else MASKED
         if sight.is_whole:
-            object_id = f"a call to {virtual_number.plus} from {MASKED.caller(number)}"
+            line = line_text(switchboard, tenant, virtual_number)
+            object_id = f"a call to {line} from {MASKED.caller(number)}"
             await self._frame.record(visit.act(Act.REVEALED, ObjectKind.EXPLANATION, object_id))
         explanation, exceeded = switchboard.answering.explain(tenant, virtual_number, number, entry, at_us)
         decision = explanation.decision
@@ -130,7 +132,7 @@ def _with_kept(visit: Visit) -> MultiDict[str]:
     return fields
 
 
-def _facts(decision: Connect | AskPin | Refuse, sight: Sight) -> Row:
+def _facts(decision: Decision, sight: Sight) -> Row:
     match decision:
         case Connect():
             return {
@@ -144,6 +146,8 @@ def _facts(decision: Connect | AskPin | Refuse, sight: Sight) -> Row:
         case Refuse():
             id = decision.allocation_id
             return {} if id is None else {"Allocation": allocation_id_text(id)}
+        case unmatched:
+            assert_never(unmatched)
 
 
 def _candidate(candidate: Candidate, sight: Sight) -> Row:

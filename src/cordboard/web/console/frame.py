@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 from urllib.parse import parse_qsl, quote, urlencode
 
 from aiohttp import hdrs, web
@@ -65,9 +65,7 @@ _HEADERS: Final = {
     # Not `no-referrer`, with which browsers send no Origin along with our own forms.
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 _KEPT_FOR_GOOD: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 
@@ -194,14 +192,15 @@ class Frame:
             tenant = self._tenant_of(request)
             visit = Visit(request, session, form, client_address(request), self._sessions, now_us, tenant)
             said = await handler(visit)
+            match said:
+                case Page():
+                    return self.page(request, said, session, tenant)
+                case Redirect():
+                    return redirect(request, said)
+                case unmatched:
+                    assert_never(unmatched)
         except Exception as error:
             return self.problem(request, problem_of(error), session, tenant)
-        if isinstance(said, Redirect):
-            answer = redirect(said)
-            if said.drops_session:
-                drop_cookie(answer, request)
-            return answer
-        return self.page(request, said, session, tenant)
 
     def session_of(self, request: web.Request) -> Session | None:
         cookie = request.cookies.get(COOKIE)
@@ -244,7 +243,7 @@ class Frame:
     ) -> web.Response:
         page = Page("problem.html", {"message": problem.message, "code": problem.status}, problem.status)
         answer = self.page(request, page, session, tenant)
-        answer.headers.update({key: value for key, value in problem.headers.items() if key != "Allow"})
+        answer.headers.update(problem.headers)
         return answer
 
     def _tenant_of(self, request: web.Request) -> TenantView | None:
@@ -259,17 +258,20 @@ class Frame:
 
     def _to_login(self, request: web.Request) -> web.Response:
         wanted = request.path_qs if request.method == hdrs.METH_GET else ROOT
-        return redirect(Redirect(f"{LOGIN}?{urlencode({'next': wanted})}"))
+        return redirect(request, Redirect(f"{LOGIN}?{urlencode({'next': wanted})}"))
 
 
-def redirect(to: Redirect) -> web.Response:
+def redirect(request: web.Request, to: Redirect) -> web.Response:
     location = URL(to.path)
     if to.notice is not None:
         location = location.update_query({NOTICE: to.notice})
     # 303: whatever was posted, what follows is a GET, and going back posts nothing again.
-    return web.Response(
+    answer = web.Response(
         status=303, headers={**_HEADERS, "Cache-Control": "no-store", "Location": str(location)}
     )
+    if to.drops_session:
+        answer.del_cookie(COOKIE, path=ROOT, secure=is_tls(request), httponly=True, samesite="Strict")
+    return closing_if_unread(request, answer)
 
 
 def own_page(path: str | None) -> str:
@@ -321,10 +323,6 @@ def set_cookie(response: web.Response, request: web.Request, cookie: str) -> Non
         httponly=True,
         samesite="Strict",
     )
-
-
-def drop_cookie(response: web.Response, request: web.Request) -> None:
-    response.del_cookie(COOKIE, path=ROOT, secure=is_tls(request), httponly=True, samesite="Strict")
 
 
 async def fields_of(request: web.Request) -> MultiDict[str]:

@@ -72,7 +72,7 @@ class Login:
             await self._record_login(NewAct(operator, address, Act.LOGGED_IN, ObjectKind.SESSION, "login"))
         except Exception as error:
             return self._frame.problem(request, problem_of(error), None)
-        answer = redirect(Redirect(wanted))
+        answer = redirect(request, Redirect(wanted))
         set_cookie(answer, request, self._sessions.begin(operator, now_us))
         return answer
 

@@ -17,6 +17,8 @@ from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.allocations import Member
 from cordboard.storage.event_records import EventRecord
 from cordboard.storage.listing import CallRecord, VerificationRecord
+from cordboard.switchboard.service import Switchboard
+from cordboard.switchboard.tenants import TenantView
 from cordboard.web.console import words
 from cordboard.web.query import WITHHELD_WORD
 from cordboard.webhooks.destinations import parse_endpoint
@@ -169,6 +171,12 @@ def event_row(event: EventRecord) -> Row:
         "finished_at_us": event.finished_at_us,
         "last_result": event.last_result,
     }
+
+
+def line_text(switchboard: Switchboard, tenant: TenantView, number: E164) -> str:
+    """What was given as a virtual number: whole if it is one, and masked if it is somebody's."""
+    with switchboard.keeper.tables.reader(tenant.cell, tenant.tenant_no) as board:
+        return number.plus if board.has_virtual_number(number) else str(number)
 
 
 def allocation_id_text(id: AllocationId) -> str:

@@ -21,7 +21,7 @@ from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.throttle import WindowState
 from cordboard.web.admin import WINDOWS_SHOWN_MAX, fullest_windows
 from cordboard.web.console.frame import TENANT, Form, Frame, Page, Redirect, Visit
-from cordboard.web.console.records import MASKED, WHOLE, Row, Sight
+from cordboard.web.console.records import MASKED, WHOLE, Row, Sight, line_text
 from cordboard.web.errors import Refused
 from cordboard.web.query import Query
 
@@ -75,8 +75,11 @@ class ThrottlePages:
         scope = throttles.scope_of(caller, virtual_number, is_all=is_all)
         cleared = ThrottleCleared(tenant.id, scope, caller or virtual_number, now_us)
 
+        line = None if virtual_number is None else line_text(self._switchboard, tenant, virtual_number)
+        name = _name(scope, None if caller is None else str(caller), line)
+
         async def clear(connection: Connection) -> Position:
-            act = visit.act(Act.THROTTLE_CLEARED, ObjectKind.THROTTLES, _name(cleared))
+            act = visit.act(Act.THROTTLE_CLEARED, ObjectKind.THROTTLES, name)
             await audit.record(connection, act, now_us)
             return await throttles.clear(connection, tenant.cell, cleared, now_us)
 
@@ -84,18 +87,17 @@ class ThrottlePages:
         return Redirect(f"{TENANT.format(tenant=tenant.id)}/throttles", "cleared")
 
 
-def _name(cleared: ThrottleCleared) -> str:
-    """What was cleared, with a caller masked."""
-    scope, number = cleared.scope, cleared.number
+def _name(scope: ThrottleScope | None, caller: str | None, line: str | None) -> str:
+    """What is cleared, as the audit log has it."""
     match scope:
         case None:
             return "all windows"
         case ThrottleScope.TENANT:
             return "the tenant's own window"
         case ThrottleScope.CALLER:
-            return f"the window of caller {number}"
+            return f"the window of caller {caller}"
         case ThrottleScope.VN:
-            return f"the windows of {number.plus if number is not None else number}"
+            return f"the windows of {line}"
         case unmatched:
             assert_never(unmatched)
 

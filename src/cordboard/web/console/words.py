@@ -5,7 +5,7 @@ Every reason has its sentence here, and the type checker sees to it that a new o
 
 from __future__ import annotations
 
-from typing import NamedTuple, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 from cordboard.routing.explain import Relation
 from cordboard.routing.model import (
@@ -19,16 +19,18 @@ from cordboard.routing.model import (
     State,
 )
 from cordboard.storage.audit import Act, ObjectKind
-from cordboard.storage.calls import NO_APPLET
+from cordboard.storage.calls import NO_APPLET, CallType
 from cordboard.storage.events import AttemptError, EventState
 from cordboard.storage.facts import EventKind
 from cordboard.storage.listing import HopRecord
 
+Tone = Literal["good", "ask", "bad", "plain"]
+
 
 class Said(NamedTuple):
-    """`tone` is good, ask, bad or plain: how the page shows it, beside the words that say it."""
+    """`tone` is how the page shows it, beside the words that say it."""
 
-    tone: str
+    tone: Tone
     short: str
     why: str
     # What to look at or to do; nothing where there is nothing to do.
@@ -163,15 +165,22 @@ def entered(outcome: str) -> Said:
 
 
 def ended(call_type: str) -> str:
-    """How the platform said that a call ended."""
-    words = {
-        "completed": "Both talked.",
-        "incomplete": "The other side was dialled, and nobody answered.",
-        "client-hangup": "The caller hung up before anybody answered.",
-        "voicemail": "A voicemail answered.",
-        "unknown": "The platform never told how the call ended.",
-    }
-    return words.get(call_type, f"The platform says: {call_type}.")
+    """How a call ended, of which a record has the platform's word, or `unknown`."""
+    try:
+        known = CallType(call_type)
+    except ValueError:
+        return "The platform never told how the call ended."
+    match known:
+        case CallType.COMPLETED:
+            return "Both talked."
+        case CallType.INCOMPLETE:
+            return "The other side was dialled, and nobody answered."
+        case CallType.CLIENT_HANGUP:
+            return "The caller hung up before anybody answered."
+        case CallType.VOICEMAIL:
+            return "A voicemail answered."
+        case unmatched:
+            assert_never(unmatched)
 
 
 def related(relation: Relation) -> str:
