@@ -15,10 +15,11 @@ from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.outcomes import CallKey
 from cordboard.telemetry import Metrics
 
-# 5,000 calls/s × 20 s of a database that is away; some 700 bytes each, 70 MB.
+# 5,000 calls/s × 20 s of a database that is away; with three hops of 300 bytes each, 90 MB.
 CALLS_WAITING_MAX: Final = 100_000
-# Between two writes a call has one hop or two; the last one is what counts.
-HOPS_WAITING_MAX: Final = 20
+# Between two writes a call has one hop or two. While the database is away it may have more; then all of these
+# for all calls are 240 MB, and of the rest the last one, which counts, takes the place of the one before it.
+HOPS_WAITING_MAX: Final = 8
 ROWS_PER_WRITE_MAX: Final = 500
 # Rows that wait crowd what calls need out of the processor's cache.
 FLUSH_S: Final = 0.05

@@ -13,7 +13,7 @@ from tests.web.conftest import MakeShop
 from tests.web.shop import AGENT
 from tests.web.test_throttles import STRANGER, select
 
-from .browsing import Person
+from .browsing import Person, acts
 from .world import MEMBER, PIN, World, assert_masked
 
 
@@ -103,13 +103,15 @@ async def test_what_is_not_there_is_said_on_a_page(person: Person, world: World)
 async def test_what_is_another_tenants_is_not_there(
     person: Person, world: World, make_shop: MakeShop
 ) -> None:
-    other = f"/console/t/{(await make_shop()).id}"
+    stranger = await make_shop()
+    other = f"/console/t/{stranger.id}"
     allocation = world.allocation.removeprefix(world.root)
     event = world.event.removeprefix(world.root)
     for path in (allocation, event, "/calls?call_sid=right"):
         assert (await person.open(other + path)).status == 404
-    for path in (f"{allocation}/reveal", f"{event}/replay"):
+    for path in (f"{allocation}/reveal", f"{event}/reveal", f"{event}/replay"):
         assert (await person.post(other + path)).status == 404
+    assert await acts(stranger) == []
     found = await person.post(other, q=MEMBER)
     assert "Calls (0)" in found.text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,7 +11,7 @@ from pydantic import BaseModel
 from cordboard.storage import audit, event_records
 from cordboard.storage.audit import Act, ObjectKind
 from cordboard.storage.database import Connection
-from cordboard.storage.event_records import AttemptRecord, NoSuchEvent
+from cordboard.storage.event_records import AttemptRecord, EventRecord, NoSuchEvent
 from cordboard.storage.events import EventState
 from cordboard.storage.facts import EventKind
 from cordboard.switchboard.service import Switchboard
@@ -46,7 +45,7 @@ class EventPages:
         one = f"{TENANT}/events/{{event_id}}"
         return [
             self._frame.get(f"{TENANT}/events", self._show_all),
-            self._frame.get(one, partial(self._show, is_whole=False)),
+            self._frame.get(one, self._show),
             self._frame.post(f"{one}/reveal", self._reveal),
             self._frame.post(f"{one}/replay", self._replay),
         ]
@@ -88,11 +87,22 @@ class EventPages:
             },
         )
 
-    async def _show(self, visit: Visit, *, is_whole: bool) -> Page:
+    async def _show(self, visit: Visit) -> Page:
+        return self._page(*await self._read(visit), is_whole=False)
+
+    async def _reveal(self, visit: Visit) -> Page:
+        event, attempts = await self._read(visit)
+        await self._frame.record(visit.act(Act.REVEALED, ObjectKind.EVENT, str(event.id)))
+        return self._page(event, attempts, is_whole=True)
+
+    async def _read(self, visit: Visit) -> tuple[EventRecord, list[AttemptRecord]]:
+        """Raises NoSuchEvent."""
         tenant, id = visit.tenant, _event_id(visit)
-        event, attempts = await self._database.read_snapshot(
+        return await self._database.read_snapshot(
             lambda connection: event_records.show_event(connection, tenant.cell, tenant.id, id)
         )
+
+    def _page(self, event: EventRecord, attempts: list[AttemptRecord], *, is_whole: bool) -> Page:
         return Page(
             "event.html",
             {
@@ -105,11 +115,6 @@ class EventPages:
                 "is_whole": is_whole,
             },
         )
-
-    async def _reveal(self, visit: Visit) -> Page:
-        id = _event_id(visit)
-        await self._frame.record(visit.act(Act.REVEALED, ObjectKind.EVENT, str(id)))
-        return await self._show(visit, is_whole=True)
 
     async def _replay(self, visit: Visit) -> Redirect:
         tenant, id, now_us = visit.tenant, _event_id(visit), visit.now_us
