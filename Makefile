@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OPS_INSTALLED := $(VENV)/.installed-ops
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-ops soak serve bench lint types contracts check clean
@@ -23,8 +24,12 @@ demo: $(INSTALLED)  ## start an engine, allocate, place simulated calls, show ev
 test: $(INSTALLED)  ## the whole test suite, on the real embedded PostgreSQL
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
-test-ops: $(INSTALLED)  ## what needs programs of the distribution: Prometheus
-	tests/ops/install_prometheus.sh
+$(OPS_INSTALLED): $(INSTALLED) $(wildcard tests/ops/install_*.sh)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,ops]'
+	@for script in tests/ops/install_*.sh; do $$script || exit 1; done
+	@touch $@
+
+test-ops: $(OPS_INSTALLED)  ## the tests that need a browser and other programs; as root it installs them
 	$(BIN)/python -m pytest -m ops tests/ops $(TEST_ARGS)
 
 soak: $(INSTALLED)  ## kill the engine a thousand times, and its database fifty times; some 30 minutes

@@ -231,6 +231,13 @@ LEFT JOIN tenant ON tenant.cell = $1 AND tenant.id = event.tenant_id
 WHERE event.cell = $1 AND event.tenant_id = $2 AND event.id = ANY($3::uuid[])
 ORDER BY event.created_at DESC, event.id DESC;
 
+-- name: newest_of_subject
+SELECT id
+FROM event
+WHERE cell = $1 AND tenant_id = $2 AND subject = $3
+ORDER BY seq DESC
+LIMIT $4;
+
 -- name: attempts_of
 SELECT attempt, at, status, ms, error
 FROM event_attempt

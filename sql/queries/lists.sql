@@ -195,7 +195,7 @@ LIMIT $9;
 
 -- name: calls_at
 SELECT call.call_sid, call.virtual_number, call.caller, call.decision, call.reason, call.matched, call.allocation_id,
-    allocation.product, call.side, call.target, call.first_hop_at, call.last_hop_at, call_end.call_type,
+    allocation.product, call.side, call.target, call.hops, call.first_hop_at, call.last_hop_at, call_end.call_type,
     call_end.dial_call_status, call_end.dialled, call_end.dial_call_duration_s, call_end.on_call_duration_s,
     call_end.recording_url, call_end.start_time, call_end.ended_at, call.request_id,
     call_end.request_id AS end_request_id

@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     )
     admin_token: SecretStr | None = Field(
         default=None,
-        description="Bearer token of /admin/v1; by default one is made and kept in data_dir/admin-token.",
+        description="Token of /admin/v1 and /console; by default one is made, in data_dir/admin-token.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")

@@ -42,6 +42,7 @@ from cordboard.storage.listing import (
     CallRecord,
     CallRecordKey,
     EndRecord,
+    HopRecord,
     Page,
     Span,
     VerificationFilter,
@@ -391,6 +392,10 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
                 ended_at_us=seconds(30),
                 request_id="end-of-the-call-1",
             ),
+            hops=(
+                HopRecord(NOW_US, "none", "ask_pin", "none", 3),
+                HopRecord(seconds(5), "none", "connect", "listed", None),
+            ),
         ),
         CallRecord(
             call_sid="other",
@@ -407,6 +412,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
             last_hop_at_us=seconds(-1),
             request_id=None,
             end=None,
+            hops=(HopRecord(seconds(-1), "none", "refuse", "no_allocation", None),),
         ),
     ]
 

@@ -114,6 +114,14 @@ async def list_events(
     return Page(records, EventKey(records[-1].created_at_us, records[-1].id) if has_more else None)
 
 
+async def events_of_subject(
+    connection: Connection, cell: int, tenant_id: str, subject: str, limit: int
+) -> list[EventRecord]:
+    """The newest events of an allocation or, where there was none, of a call."""
+    rows = await connection.fetch(_SQL["newest_of_subject"], cell, tenant_id, subject, limit)
+    return await _events_at(connection, cell, tenant_id, [row["id"] for row in rows])
+
+
 async def show_event(
     connection: Connection, cell: int, tenant_id: str, id: UUID
 ) -> tuple[EventRecord, list[AttemptRecord]]:

@@ -6,7 +6,7 @@ wherever it is. Read a page with `Database.read_snapshot`: its keys and what the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -124,6 +124,17 @@ class EndRecord:
     request_id: str | None
 
 
+class HopRecord(NamedTuple):
+    """What was decided at one hop, and which applet asked. `reason` is that of a refusal, how a caller was
+    matched, or the last entry before a prompt; `attempts_left` is told of prompts."""
+
+    at_us: int
+    applet: str
+    decision: str
+    reason: str
+    attempts_left: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """The last decision about a call. `caller` is None if withheld, `end` until somebody told it."""
@@ -143,6 +154,8 @@ class CallRecord:
     # Of the hop with the last decision.
     request_id: str | None
     end: EndRecord | None
+    # The earliest first; none of a call that was recorded before hops were.
+    hops: tuple[HopRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +312,17 @@ def _call_record(row: asyncpg.Record) -> CallRecord:
         last_hop_at_us=to_instant_us(row["last_hop_at"]),
         end=end,
         request_id=row["request_id"],
+        hops=_hops(row["hops"]),
     )
+
+
+def _hops(kept: Mapping[str, str] | None) -> tuple[HopRecord, ...]:
+    """As `calls.hop_text` wrote them."""
+    hops = []
+    for at_us, text in (kept or {}).items():
+        applet, decision, reason, *left = text.split(" ")
+        hops.append(HopRecord(int(at_us), applet, decision, reason, int(left[0]) if left else None))
+    return tuple(sorted(hops))
 
 
 # ── verifications ────────────────────────────────────────────────────────────

@@ -35,7 +35,7 @@ from cordboard.routing.model import (
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import Hop, after, entry_of, with_outcome
 from cordboard.storage import outcomes
-from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text
+from cordboard.storage.calls import NO_APPLET, CallRow, CallType, NewEnd, decision_text
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.facts import Insights
 from cordboard.storage.outcomes import CallKey, NewOutcome
@@ -131,7 +131,13 @@ class CallAnswering:
         return WayIn(call.virtual_number, call.caller)
 
     def answer_at_once(
-        self, tenant: TenantView, caller: Caller, *, is_recorded: bool, request_id: str | None = None
+        self,
+        tenant: TenantView,
+        caller: Caller,
+        *,
+        is_recorded: bool,
+        applet: str = NO_APPLET,
+        request_id: str | None = None,
     ) -> Decision | None:
         """The decision, where nothing has to be waited for and no digits matter: nearly every call is
         new and connects without a word about PINs. None: `answer` will tell.
@@ -149,7 +155,8 @@ class CallAnswering:
         if not isinstance(decision, Connect):
             return None
         if is_recorded:
-            self._note(tenant, CallKey(tenant.id, call_sid, virtual_number, number), decision, request_id)
+            call = CallKey(tenant.id, call_sid, virtual_number, number)
+            self._note(tenant, call, decision, applet, request_id)
         return self._count(decision)
 
     async def answer(
@@ -159,6 +166,7 @@ class CallAnswering:
         keyed: Keyed,
         *,
         is_recorded: bool,
+        applet: str = NO_APPLET,
         request_id: str | None = None,
     ) -> Decision:
         """The decision for one hop; what it verified is durable. Raises SpoolFull, SpoolUnusable."""
@@ -174,7 +182,7 @@ class CallAnswering:
         async with turn:
             decision = await self._answer_in_turn(tenant, keyed, call, request_id)
         if is_recorded:
-            self._note(tenant, call, decision, request_id)
+            self._note(tenant, call, decision, applet, request_id)
         return self._count(decision)
 
     def explain(
@@ -202,7 +210,7 @@ class CallAnswering:
                 tenant, report.virtual_number, report.caller, NoEntry(), known or NEW_CALL
             )
             if isinstance(decision, Connect):
-                derived = CallRow(call, decision, now_us, report.request_id)
+                derived = CallRow(call, decision, now_us, request_id=report.request_id)
         await self._recording.end(
             tenant.cell,
             NewEnd(
@@ -350,13 +358,15 @@ class CallAnswering:
         self._metrics.decision_seconds.observe(decision_text(decision), seconds)
         return decision
 
-    def _note(self, tenant: TenantView, call: CallKey, decision: Decision, request_id: str | None) -> None:
+    def _note(
+        self, tenant: TenantView, call: CallKey, decision: Decision, applet: str, request_id: str | None
+    ) -> None:
         """Remember the call's way in, and record the decision behind the answer."""
         if len(self._ways_in) >= WAYS_IN_MAX:
             # Whole generations are dropped: taking the oldest out of a dict walks over all that were.
             self._older_ways_in, self._ways_in = self._ways_in, {}
         self._ways_in[tenant.tenant_no, call.call_sid] = call
-        self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us(), request_id))
+        self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us(), applet, request_id))
 
     def _count(self, decision: Decision) -> Decision:
         counter = self._metrics.decisions

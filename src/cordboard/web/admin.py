@@ -350,11 +350,8 @@ class Admin:
     async def _list_throttles(self, request: web.Request) -> Shown:
         tenant = self._tenant_view(request)
         is_whole = Query(request, tenant.settings, ThrottlesQuery).flag("reveal")
-        states = list(self._switchboard.throttle.states(tenant.id, tenant.settings, self._now_us()))
-        states.sort(key=lambda state: (state.full_until_us is None, -state.failures))
-        return Shown(
-            {"windows": [_window_shown(state, is_whole=is_whole) for state in states[:WINDOWS_SHOWN_MAX]]}
-        )
+        states = fullest_windows(self._switchboard, tenant)
+        return Shown({"windows": [_window_shown(state, is_whole=is_whole) for state in states]})
 
     async def _clear_throttles(self, request: web.Request) -> Shown:
         tenant = self._tenant_view(request)
@@ -466,6 +463,13 @@ class Admin:
 
     def _now_us(self) -> int:
         return self._switchboard.clock.now_us()
+
+
+def fullest_windows(switchboard: Switchboard, tenant: TenantView) -> list[WindowState]:
+    """The windows of wrong PINs of a tenant: the full ones first, then those with the most failures."""
+    states = list(switchboard.throttle.states(tenant.id, tenant.settings, switchboard.clock.now_us()))
+    states.sort(key=lambda state: (state.full_until_us is None, -state.failures))
+    return states[:WINDOWS_SHOWN_MAX]
 
 
 def _window_shown(state: WindowState, *, is_whole: bool) -> Mapping[str, Any]:

@@ -20,6 +20,7 @@ from cordboard.switchboard.service import Switchboard
 from cordboard.tracing import Tracing
 from cordboard.web.admin import admin_routes
 from cordboard.web.bodies import BODY_TIMEOUT_S
+from cordboard.web.console.site import console_routes
 from cordboard.web.documentation import Documentation
 from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
@@ -147,6 +148,7 @@ def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web
         *Health(switchboard).routes(),
     ]
     app.add_routes([*routes, *Documentation(routes).routes()])
+    app.add_routes(console_routes(switchboard, admin_token))
     app.add_routes(unrouted_routes())
     return app
 

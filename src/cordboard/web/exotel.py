@@ -160,7 +160,9 @@ class Exotel:
             return None
         request_id = (given_id and given_request_id(given_id)) or new_request_id()
         caller = self._caller(tenant, query)
-        decision = self._answering.answer_at_once(tenant, caller, is_recorded=True, request_id=request_id)
+        decision = self._answering.answer_at_once(
+            tenant, caller, is_recorded=True, applet="passthru", request_id=request_id
+        )
         if decision is None:
             return None
         reply = _render_passthru(decision, is_switch="switch" in query).wire(request_id)
@@ -200,13 +202,18 @@ class Exotel:
             decision = Refuse(Reason.DIRECTION)
         else:
             decision = self._answering.answer_at_once(
-                tenant, caller, is_recorded=is_recorded, request_id=request_id
+                tenant, caller, is_recorded=is_recorded, applet=applet.value, request_id=request_id
             )
             if decision is None:
                 keyed = _keyed(applet, query)
                 async with asyncio.timeout(self._timeout_s):
                     decision = await self._answering.answer(
-                        tenant, caller, keyed, is_recorded=is_recorded, request_id=request_id
+                        tenant,
+                        caller,
+                        keyed,
+                        is_recorded=is_recorded,
+                        applet=applet.value,
+                        request_id=request_id,
                     )
         return self._render(applet, decision, tenant, query, request), _said(decision)
 
