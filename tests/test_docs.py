@@ -25,8 +25,8 @@ def commands(group: typer.core.TyperGroup) -> set[str]:
 
 @pytest.mark.parametrize("path", [*PAGES, *DEPLOYED], ids=lambda path: path.name)
 def test_every_setting_that_is_named_is_one(path: Path) -> None:
-    # Of the console script, not of the engine.
-    others = {"APPLET_KEY"}
+    # Of the console script, and of the processes of a node among themselves.
+    others = {"APPLET_KEY", "SLOT"}
     named = set(re.findall(r"\bCORDBOARD_([A-Z_]+)", path.read_text()))
     assert {name.lower() for name in named - others} <= set(Settings.model_fields)
 
