@@ -71,6 +71,8 @@ async def test_the_demo_ends_well_and_leaves_nothing_behind(tmp_path: Path) -> N
 async def test_a_demo_that_is_interrupted_leaves_nothing_behind(
     tmp_path: Path, number: signal.Signals
 ) -> None:
+    # A shell's background job ignores it, and so would whatever the job starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     async with demo(tmp_path) as process:
         await said_until(process, "It listens on")
         assert running_in(tmp_path)

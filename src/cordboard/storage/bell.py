@@ -9,7 +9,7 @@ from typing import Any, Final
 import asyncpg
 import structlog
 
-from cordboard.storage.database import Database, DatabaseAway
+from cordboard.storage.database import AWAY, Database, DatabaseAway
 
 CHANNEL: Final = "cordboard_bell"
 # A NOTIFY wakes every node; a ring per commit halved the writes with eight listeners (scale.md A.1).
@@ -43,7 +43,7 @@ class Bell:
         while True:
             try:
                 await self._serve_connection()
-            except (DatabaseAway, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as away:
+            except (DatabaseAway, asyncpg.PostgresError, *AWAY) as away:
                 _log.warning("bell.lost", error=type(away).__name__)
             await asyncio.sleep(RECONNECT_S)
 

@@ -60,7 +60,7 @@ _LOST: Final = (
     asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
 )
-_AWAY: Final = (
+AWAY: Final = (
     *_LOST,
     # It stops, starts, crashed, or was told to drop us.
     asyncpg.OperatorInterventionError,
@@ -260,7 +260,7 @@ class Database:
             await transaction.start()
             try:
                 result = await work(connection)
-            except (*_AWAY, asyncio.CancelledError):
+            except (*AWAY, asyncio.CancelledError):
                 # A rollback would wait for a server that may hang; it does one itself when we are gone.
                 raise
             except BaseException:
@@ -270,7 +270,7 @@ class Database:
             started_s = time.perf_counter()
             try:
                 await transaction.commit()
-            except _AWAY as lost:
+            except AWAY as lost:
                 self._lose(connection)
                 raise CommitUnknown("the connection was lost during a commit") from lost
             if self.on_commit is not None:
@@ -288,13 +288,13 @@ class Database:
             raise DatabaseAway("known to be away")
         try:
             connection = await pool.acquire(timeout=CONNECT_TIMEOUT_S)
-        except _AWAY:
+        except AWAY:
             self.suspect()
             raise
         self._in_use.add(connection)
         try:
             yield connection
-        except _AWAY:
+        except AWAY:
             self._lose(connection)
             raise
         except asyncio.CancelledError:
@@ -342,7 +342,7 @@ def _translated() -> Iterator[None]:
     """Tell a database that is away from one that refuses what we said."""
     try:
         yield
-    except _AWAY as away:
+    except AWAY as away:
         # The class alone: messages of the driver may quote arguments.
         raise DatabaseAway(type(away).__name__) from away
 
