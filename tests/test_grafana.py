@@ -7,12 +7,14 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cordboard.telemetry import Measured, Metrics
 
 from .grafana import (
     ALERTS,
     DASHBOARDS,
+    GRAFANA,
     RULES,
     dashboard,
     of_alerts,
@@ -46,6 +48,12 @@ def test_what_is_asked_for_exists(expression: tuple[str, str]) -> None:
     told = {name + suffix for name, type in families().items() for suffix in _BY_TYPE[type]}
     assert names_in(text) - told <= {rule["record"] for rule in rules(RULES)}
     assert "cordboard" in text
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_what_variables_are_filled_from_exists(path: Path) -> None:
+    queries = [variable.get("definition", "") for variable in dashboard(path)["templating"]["list"]]
+    assert names_in(" ".join(queries)) <= set(families())
 
 
 def test_each_metric_is_described_and_nothing_else() -> None:
@@ -94,6 +102,14 @@ def test_the_dashboards_are_those_of_an_operators_questions() -> None:
         "webhooks": "Webhooks",
     }
     assert len({dashboard(path)["uid"] for path in DASHBOARDS}) == len(DASHBOARDS)
+
+
+def test_grafana_finds_a_datasource_and_the_dashboards() -> None:
+    provisioning = GRAFANA / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert (source["type"], source["isDefault"]) == ("prometheus", True)
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "cordboard.yml").read_text())["providers"]
+    assert (provider["type"], provider["folder"]) == ("file", "Cordboard")
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)

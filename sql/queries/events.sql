@@ -314,15 +314,16 @@ CROSS JOIN LATERAL (
 ) AS pending;
 
 -- name: pending
--- How many, and since when the oldest waits to be told, or to be told again. Reads the rows of all of them:
--- `due_at` is moved by every failed attempt, and so says nothing of an event's age.
-SELECT coalesce(sum(pending.events), 0)::bigint AS events, min(pending.oldest_at) AS oldest_at
-FROM feed_head
-CROSS JOIN LATERAL (
-    SELECT count(*) AS events, min(coalesce(event.replayed_at, event.created_at)) AS oldest_at
+-- How many, $1 at most, and since when the oldest of them waits to be told, or to be told again. Reads their
+-- rows: `due_at` is moved by every failed attempt, and so says nothing of an event's age. Of all cells at once:
+-- asked cell by cell, and most events being one cell's, the planner reads the whole table for each of the 256.
+SELECT count(*) AS events, min(counted.begun_at) AS oldest_at
+FROM (
+    SELECT coalesce(event.replayed_at, event.created_at) AS begun_at
     FROM event
-    WHERE event.cell = feed_head.cell AND event.state = 'pending'
-) AS pending;
+    WHERE event.state = 'pending'
+    LIMIT $1
+) AS counted;
 
 -- name: dead_count
 -- At most $1 of each tenant: without a retention they are kept for ever, and nobody deals with more by hand.

@@ -56,7 +56,7 @@ if IS_SHARED:
 def begin_sharing(directory: Path) -> None:
     """Make the directory, or empty it of what a node before us counted; before its first process starts.
 
-    It is best in shared memory: counts are written there several thousand times a second.
+    It is best in shared memory: each commit, each attempt to deliver and each second writes there.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in directory.glob("*.db"):

@@ -300,7 +300,9 @@ class Measured(Collector):
             labels=[],
         )
         self.events_pending = GaugeMetricFamily(
-            "cordboard_events_pending", "Events that wait for their delivery.", labels=[]
+            "cordboard_events_pending",
+            "Events that wait for their delivery; 100,000 are counted at most.",
+            labels=[],
         )
         self.events_oldest_pending_seconds = GaugeMetricFamily(
             "cordboard_events_oldest_pending_seconds",

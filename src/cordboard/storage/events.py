@@ -27,7 +27,10 @@ from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("events")
 
-# Some 5 ms of an index; an operator with 10,000 dead events has one problem, not 10,000.
+# Some 0.4 s on a table of four times as many. Of a longer backlog it is known that it is too long, and how
+# old these are: mostly the oldest, for they lie in the table in the order of their writing.
+PENDING_COUNTED_MAX: Final = 100_000
+# Some 20 ms of an index; an operator with 10,000 dead events has one problem, not 10,000.
 DEAD_COUNTED_MAX: Final = 10_000
 
 
@@ -367,17 +370,18 @@ async def pending_count(connection: Connection) -> int:
 class Backlog(NamedTuple):
     """How the outbox stands, of all tenants."""
 
+    # At most PENDING_COUNTED_MAX.
     pending: int
-    # Since when the oldest pending event waits to be told, or to be told again.
+    # Since when the oldest of these waits to be told, or to be told again.
     oldest_at_us: int | None
     # At most DEAD_COUNTED_MAX of each tenant.
     dead: int
 
 
 async def backlog(connection: Connection) -> Backlog:
-    """Some 0.2 s with 100,000 pending events."""
-    pending = await connection.fetchrow(_SQL["pending"])
-    assert pending is not None, "sums have a row"
+    """Bounded, for who asks often: with everything at its limit some 0.4 s."""
+    pending = await connection.fetchrow(_SQL["pending"], PENDING_COUNTED_MAX)
+    assert pending is not None, "counts have a row"
     oldest_at = pending["oldest_at"]
     dead: int = await connection.fetchval(_SQL["dead_count"], DEAD_COUNTED_MAX)
     return Backlog(pending["events"], None if oldest_at is None else to_instant_us(oldest_at), dead)
