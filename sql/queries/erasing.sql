@@ -58,6 +58,23 @@ WITH found AS MATERIALIZED (
 )
 SELECT count(*) AS found FROM found;
 
+-- name: delete_lifted
+WITH found AS MATERIALIZED (
+    SELECT number FROM throttle_cleared WHERE cell = $1 AND tenant_id = $2 AND scope = 'caller' AND number = $3
+), gone AS (
+    DELETE FROM throttle_cleared
+    USING found
+    WHERE throttle_cleared.cell = $1 AND throttle_cleared.tenant_id = $2 AND throttle_cleared.scope = 'caller'
+        AND throttle_cleared.number = found.number AND NOT $4::boolean
+)
+SELECT count(*) AS found FROM found;
+
+-- name: last_word
+SELECT feed.body
+FROM feed_head
+JOIN feed ON feed.cell = $1 AND feed.n = feed_head.n
+WHERE feed_head.cell = $1;
+
 -- name: walk_calls
 -- A step; with it go how those calls ended.
 WITH step AS MATERIALIZED (
@@ -161,7 +178,6 @@ LIMIT $5;
 SELECT id, facts
 FROM event
 WHERE cell = $1 AND id = ANY($2::uuid[]) AND finished_at IS NOT NULL AND facts_are <> 'masked'
-ORDER BY id
 FOR UPDATE;
 
 -- name: mask_after

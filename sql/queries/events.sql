@@ -267,12 +267,10 @@ ORDER BY page.created_at, page.id
 LIMIT $9;
 
 -- name: lock_due
--- So that what is claimed is claimed before or after, and not in between. In the order of the ids, like
--- nobody else, because a claim waits for no lock.
+-- So that what is claimed is claimed before or after, and not in between. A claim waits for no lock.
 SELECT id
 FROM event
 WHERE cell = $1 AND tenant_id = $2 AND subject = ANY($3::text[]) AND state = 'pending' AND due_at IS NOT NULL
-ORDER BY id
 FOR UPDATE;
 
 -- name: replay_one

@@ -140,6 +140,9 @@ DELETE FROM call WHERE cell = $1 AND tenant_id = $2;
 -- name: delete_tenant_call_ends
 DELETE FROM call_end WHERE cell = $1 AND tenant_id = $2;
 
+-- name: lock_tenant_event_subjects
+SELECT subject FROM event_subject WHERE cell = $1 AND tenant_id = $2 ORDER BY subject FOR UPDATE;
+
 -- name: delete_tenant_events
 DELETE FROM event WHERE cell = $1 AND tenant_id = $2;
 

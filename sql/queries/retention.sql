@@ -54,30 +54,20 @@ WHERE verification.cell = $1 AND verification.tenant_id = $2 AND verification.ca
     AND verification.virtual_number = old.virtual_number AND verification.caller = old.caller
     AND verification.digits_digest = old.digits_digest;
 
--- name: delete_old_events
-WITH old AS MATERIALIZED (
-    SELECT id
-    FROM event
-    WHERE cell = $1 AND tenant_id = $2 AND finished_at < $3
-    ORDER BY finished_at
-    LIMIT $4
-    FOR UPDATE SKIP LOCKED
-)
-DELETE FROM event
-USING old
-WHERE event.cell = $1 AND event.id = old.id
-RETURNING event.subject;
+-- name: old_events
+SELECT id, subject
+FROM event
+WHERE cell = $1 AND tenant_id = $2 AND finished_at < $3
+ORDER BY finished_at
+LIMIT $4;
 
--- name: lock_subjects
--- By a statement of its own: who writes an event of one holds it until that is committed and can be seen.
-SELECT subject
-FROM event_subject
-WHERE cell = $1 AND tenant_id = $2 AND subject = ANY($3::text[])
-ORDER BY subject
-FOR UPDATE;
+-- name: delete_events
+-- One that was replayed meanwhile is to be told first.
+DELETE FROM event WHERE cell = $1 AND id = ANY($2::uuid[]) AND finished_at < $3;
 
 -- name: delete_idle_subjects
--- An allocation that is still there may have more to tell, and goes on counting.
+-- Locked before by a statement of its own: who writes an event of one holds it until that is committed and can be
+-- seen. An allocation that is still there may have more to tell, and goes on counting.
 DELETE FROM event_subject
 WHERE event_subject.cell = $1 AND event_subject.tenant_id = $2 AND event_subject.subject = ANY($3::text[])
     AND event_subject.subject NOT IN (

@@ -41,7 +41,10 @@ WHERE EXISTS (SELECT 1 FROM event WHERE event.cell = feed_head.cell AND event.se
 ORDER BY feed_head.cell;
 
 -- name: events_sealed_with
-SELECT id, facts FROM event WHERE cell = $1 AND sealed_with = $2 LIMIT $3 FOR UPDATE;
+SELECT id, tenant_id, subject FROM event WHERE cell = $1 AND sealed_with = $2 LIMIT $3;
+
+-- name: lock_sealed_events
+SELECT id, facts FROM event WHERE cell = $1 AND sealed_with = $2 AND id = ANY($3::uuid[]) FOR UPDATE;
 
 -- name: reseal_events
 UPDATE event

@@ -20,15 +20,17 @@ from typing import Any, Final
 import aiohttp
 import asyncpg
 import pytest
+from aiohttp import web
 
 from cordboard.simulator.client import Answer, Client
 from cordboard.simulator.engine import EngineProcess
-from cordboard.simulator.receiver import WAIT_S, Receiver
+from cordboard.simulator.receiver import WAIT_S, EventKind, Receiver, kind_of
 from cordboard.storage.embedded import running_server
+from tests.webhooks.outbox import Received, subscribed, with_status
 
 from .conftest import MakeEngine
 from .outages import processes_of, send_all
-from .world import Call, Tenant, a_person, make_tenant
+from .world import ENDPOINTS, PIN, Call, Tenant, a_person, make_tenant, pending_events
 
 At = Callable[[EngineProcess], Client]
 
@@ -372,3 +374,52 @@ async def test_a_killed_database_loses_nothing_and_doubles_nothing(
     assert spooled > 0
     assert await engine.stop() == 0
     print(f"{DATABASE_KILLS} kills of the database: {spooled} outcomes and ends in the spool")  # noqa: T201
+
+
+async def test_an_event_in_hand_is_told_again_before_those_behind_it(
+    fresh_engine: MakeEngine, session: aiohttp.ClientSession, receiver: Receiver, at: At
+) -> None:
+    """Killed while the subscriber has a request and has not answered it."""
+
+    async def hold(_request: web.Request, _received: Received) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    agent, customer = a_person(), a_person()
+    engine = fresh_engine()
+    await engine.start()
+    async with subscribed() as subscriber:
+        subscriber.answer = hold
+        endpoints = dict.fromkeys(ENDPOINTS.values(), subscriber.url)
+        tenant = await make_tenant(at(engine), session, receiver, endpoints)
+        made = await tenant.allocate([agent], [customer])
+        assert await tenant.call(a_person()).enter(PIN) == "connect"
+        [in_hand] = await subscriber.until(1)
+        call = tenant.call(agent)
+        assert await call.select() == "connect"
+        await call.talk(customer, tenant.line)
+        assert (await tenant.api("DELETE", f"/greenpin/{made['greenpin_id']}")).status == 200
+        await engine.kill()
+        subscriber.answer = with_status(200)
+        connection = await connected_to_database(engine)
+        # As if the half minute had passed after which a sender is taken for dead.
+        ended = await connection.execute("UPDATE event SET leased_until = now() WHERE leased_until > now()")
+        assert ended == "UPDATE 1"
+
+        await engine.start()
+        received = await subscriber.until(4)
+        async with asyncio.timeout(WAIT_S):
+            while await pending_events(at(engine)):
+                pass
+
+    assert [(kind_of(one.body), one.seq) for one in received] == [
+        (EventKind.VERIFIED, 1),
+        (EventKind.VERIFIED, 1),
+        (EventKind.CALL_COMPLETED, 2),
+        (EventKind.DEALLOCATED, 3),
+    ]
+    assert (received[1].id, received[1].raw) == (in_hand.id, in_hand.raw)
+    assert len({one.id for one in received}) == 3
+    rows = await connection.fetch("SELECT seq, state, attempts FROM event ORDER BY seq")
+    await connection.close()
+    assert [tuple(row) for row in rows] == [(1, "delivered", 2), (2, "delivered", 1), (3, "delivered", 1)]

@@ -401,6 +401,24 @@ async def race(
     return racing.result()
 
 
+class CountingRepeats(Database):
+    """Tells how often a transaction had to be run again: after a deadlock, say."""
+
+    def __init__(self, database: Database) -> None:
+        # One more face of the same database, up or away as it is.
+        self.__dict__.update(vars(database))
+        self.repeats = 0
+
+    async def write(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        runs = count()
+
+        async def counted(connection: Connection) -> Result:
+            self.repeats += next(runs) > 0
+            return await work(connection)
+
+        return await super().write(counted)
+
+
 async def until_somebody_is_blocked(database: Database) -> None:
     while not await database.read(
         lambda connection: connection.fetchval(

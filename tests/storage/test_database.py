@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
@@ -177,6 +177,28 @@ async def test_an_item_whose_submitter_gave_up_is_not_committed(database: Databa
         await asyncio.gather(first, second)
         serving.cancel()
     assert committed == ["first", "second"]
+
+
+async def test_what_arrives_while_a_commit_is_under_way_shares_the_next(database: Database) -> None:
+    first_is_in, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def run(connection: Connection, _: int, items: Sequence[int]) -> list[str]:
+        transaction: str = await connection.fetchval("SELECT pg_current_xact_id()::text")
+        first_is_in.set()
+        await may_go_on.wait()
+        return [transaction for _ in items]
+
+    batcher: CommitBatcher[int, str] = CommitBatcher(database, run)
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(batcher.serve())
+        first = tasks.create_task(batcher.submit(0, 0))
+        await first_is_in.wait()
+        others = [tasks.create_task(batcher.submit(0, number)) for number in range(1, 40)]
+        await asyncio.sleep(0)
+        may_go_on.set()
+        assert len({await other for other in others}) == 1
+        assert await first != await others[0]
+        serving.cancel()
 
 
 async def test_a_full_disk_is_a_database_that_is_away(database: Database) -> None:

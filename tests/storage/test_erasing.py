@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from cordboard.routing.changes import AllocationReleased, AllocationStands, MemberLeft, TenantStands
-from cordboard.routing.model import Product, Side, State
+from cordboard.routing.model import Product, Side, State, ThrottleScope
 from cordboard.routing.numbers import E164
-from cordboard.storage import erasing, events, feed
+from cordboard.storage import erasing, events, feed, throttles
 from cordboard.storage.allocations import Idempotency
 from cordboard.storage.database import Connection, Database, Result
 from cordboard.storage.erasing import Erased, Erasure
@@ -19,7 +19,16 @@ from cordboard.storage.events import AttemptError, Claim, EventState, Outcome
 from cordboard.storage.provisioning import NoSuchTenant
 from cordboard.storage.sealing import NO_KEYS, DataKeys, bound_to_answer
 from tests.conftest import NewDatabase
-from tests.storage.lives import DAY_US, HOUR_US, Life, deliver, facts_kept, new_person, some_lives
+from tests.storage.lives import (
+    DAY_US,
+    HOUR_US,
+    Life,
+    deliver,
+    facts_kept,
+    new_person,
+    new_pin,
+    some_lives,
+)
 from tests.storage.office import NOW_US, Office, opened_office
 from tests.storage.traces import traces
 
@@ -137,6 +146,38 @@ async def test_what_cools_for_the_person_is_forgotten(office: Office) -> None:
     rows = await office.fetch("SELECT number FROM number_cooling WHERE cell = $1")
     assert life.ann not in {row["number"] for row in rows}
     assert rows, "the others' goes on"
+
+
+async def test_a_throttle_that_was_lifted_for_the_person_is_forgotten(office: Office) -> None:
+    ann, ben = new_person(), new_person()
+    for scope, number in (
+        (ThrottleScope.CALLER, ben),
+        (ThrottleScope.VN, office.vn),
+        # Last, so that the newest change of the cell names whom nothing else does.
+        (ThrottleScope.CALLER, ann),
+    ):
+        await throttles.lift(office.database, office.tenant.id, scope, number, NOW_US)
+    assert await erase(office, ann, is_dry_run=True) == {Erasure.LIFTED: 1}
+    await forget_the_feed(office)
+    assert await traces(office.database, office.cell, ann) == {
+        ("throttle_cleared", "number"),
+        ("feed", "body"),
+    }
+    assert await erase(office, ann) == {Erasure.LIFTED: 1}
+    await forget_the_feed(office)
+    assert await traces(office.database, office.cell, ann) == set()
+    assert await erase(office, ann) == {}
+    rows = await office.fetch("SELECT scope, number FROM throttle_cleared WHERE cell = $1 ORDER BY scope")
+    assert [tuple(row) for row in rows] == [("caller", ben), ("vn", office.vn)], "the others' stay"
+
+
+async def test_who_only_ever_mistyped_is_forgotten(office: Office) -> None:
+    ann = new_person()
+    await office.record(office.wrong("call", new_pin(), ann, NOW_US), now_us=NOW_US)
+    assert (await erase(office, ann))[Erasure.VERIFICATIONS] == 1
+    await deliver(office, LATER_US)
+    await forget_the_feed(office)
+    assert await traces(office.database, office.cell, ann) == set()
 
 
 async def test_a_past_end_is_a_release_like_by_the_sweep(office: Office) -> None:

@@ -163,7 +163,7 @@ async def test_many_may_delete_at_once(office: Office) -> None:
         "delete_old_ends",
         "delete_old_verifications",
         "lock_old_allocations",
-        "delete_old_events",
+        "old_events",
     ],
 )
 async def test_what_is_old_is_sought_and_not_scanned_for(office: Office, query: str) -> None:
@@ -188,7 +188,7 @@ async def test_what_is_old_is_sought_and_not_scanned_for(office: Office, query: 
         "delete_old_ends": "call_end_by_age",
         "delete_old_verifications": "verification_by_age",
         "lock_old_allocations": "allocation_by_release",
-        "delete_old_events": "event_by_end",
+        "old_events": "event_by_end",
     }
     assert wanted[query] in found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from cordboard.clock import SystemClock, to_datetime
 from cordboard.node import running_switchboard
 from cordboard.routing.numbers import E164
 from cordboard.settings import Settings
-from cordboard.storage import resting, sealing
+from cordboard.storage import provisioning, resting, sealing
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.facts import EventKind, facts_of
+from cordboard.storage.provisioning import CredentialKind
 from cordboard.storage.resting import masked_facts, mentions
 from cordboard.storage.sealing import NO_KEYS, CannotOpen, DataKeyMissing, DataKeys, Sealed
 from tests.conftest import NewDatabase
@@ -211,6 +213,16 @@ async def test_masked_facts_are_never_pending_again(office: Office) -> None:
     assert await replay(office) == 0
     with pytest.raises(asyncpg.CheckViolationError):
         await office.execute("UPDATE event SET state = 'pending', finished_at = NULL WHERE cell = $1")
+
+
+@pytest.mark.parametrize("kind", list(CredentialKind))
+async def test_tokens_and_keys_are_nowhere_in_a_dump_but_by_their_digest(
+    office: Office, kind: CredentialKind
+) -> None:
+    made, _ = await provisioning.add_credential(office.database, office.tenant.id, kind, LATER_US)
+    assert await traces(office.database, office.cell, made.secret) == set()
+    rows = await office.fetch("SELECT digest FROM credential WHERE cell = $1 AND id = $2", made.id)
+    assert [row["digest"] for row in rows] == [sha256(made.secret.encode()).digest()]
 
 
 # ── rotation ─────────────────────────────────────────────────────────────────

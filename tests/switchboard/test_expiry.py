@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from cordboard.clock import SECOND_US, to_instant_us
 from cordboard.node import running_switchboard
@@ -146,6 +147,26 @@ async def test_two_nodes_end_each_allocation_once_and_calls_go_on_meanwhile(
     assert sum(expired) == 3_000
     await assert_ended_once(office, standings, ends_at_us)
     assert (await office.found(lasting)).version == 1
+
+
+async def test_what_postgres_refuses_is_tried_again_and_ends_nobody(office: Office, tmp_path: Path) -> None:
+    ends_at_us = NOW_US + HOUR_US
+    standings = await make_many(office, 2, ends_at_us)
+    clock = SetClock()
+    async with node(office, tmp_path, clock):
+        with capture_logs() as logged:
+            await office.database.write(
+                lambda connection: connection.execute("ALTER TABLE event_subject RENAME TO out_of_reach")
+            )
+            clock.move(3_600)
+            async with asyncio.timeout(GIVE_UP_S):
+                while not any(line["event"] == "expiry.waiting" for line in logged):
+                    await still_active(office)
+            await office.database.write(
+                lambda connection: connection.execute("ALTER TABLE out_of_reach RENAME TO event_subject")
+            )
+        await until_active(office, 0)
+    await assert_ended_once(office, standings, ends_at_us)
 
 
 async def test_what_ended_while_no_node_ran_is_ended_by_the_next(office: Office, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from cordboard.storage.facts import (
     VerifiedFacts,
 )
 from cordboard.storage.provisioning import NewWebhookSecret, add_webhook_secret
+from cordboard.webhooks.lookups import Address
 
 # 2021-11-09T04:39:15Z, a moment of the reference page.
 NOW_US: Final = 1_636_432_755 * SECOND_US
@@ -297,3 +300,44 @@ async def subscribed() -> AsyncIterator[Subscriber]:
         yield subscriber
     finally:
         await runner.cleanup()
+
+
+# ── names ────────────────────────────────────────────────────────────────────
+
+LOOPBACK: Final = Address(socket.AF_INET, socket.IPPROTO_TCP, "127.0.0.1")
+
+
+class Nameserver:
+    """Looks names up; one that begins with `hangs` when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.answer: Address | OSError = LOOPBACK
+        self.let_go = threading.Event()
+        self._arrival = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, host: str, _family: socket.AddressFamily) -> list[Address]:
+        """In a thread."""
+        self.asked.append(host)
+        self._loop.call_soon_threadsafe(self._arrival.set)
+        if host.startswith("hangs"):
+            self.let_go.wait()
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return [self.answer]
+
+    async def until(self, count: int) -> None:
+        while len(self.asked) < count:
+            self._arrival.clear()
+            await self._arrival.wait()
+
+
+@asynccontextmanager
+async def a_nameserver() -> AsyncIterator[Nameserver]:
+    nameserver = Nameserver()
+    try:
+        async with asyncio.timeout(GIVE_UP_S):
+            yield nameserver
+    finally:
+        nameserver.let_go.set()

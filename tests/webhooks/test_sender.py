@@ -18,30 +18,30 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
 from structlog.testing import capture_logs
 
-from cordboard.clock import SECOND_US, SystemClock
+from cordboard.clock import SECOND_US, SystemClock, to_datetime
 from cordboard.storage import event_records
-from cordboard.storage.database import Database
+from cordboard.storage.database import Connection, Database
 from cordboard.storage.event_records import NoSuchEvent, StillPending, replay_event, replay_events
 from cordboard.storage.events import EventState, claim, pending_lanes
 from cordboard.storage.facts import EventKind
 from cordboard.storage.listing import Span
 from cordboard.storage.provisioning import retire_webhook_secret
 from cordboard.storage.sealing import DataKeys
+from cordboard.storage.subjects import lock_subjects
 from cordboard.webhooks.breaker import FAILURES_MAX
 from cordboard.webhooks.destinations import Destinations, parse_endpoint
+from cordboard.webhooks.lookups import Lookup, addresses_of
+from cordboard.webhooks.schedule import ASKED_WAIT_S_MAX, DEAD_AFTER_S, WAITS_S
 from cordboard.webhooks.sender import (
     ANSWER_BYTES_MAX,
     BURIED_AT_A_TIME,
-    DEAD_AFTER_S,
     IN_FLIGHT_PER_HOST_MAX,
     IN_FLIGHT_PER_SILENT_HOST_MAX,
-    JITTER,
     LEASE_AFTER_BUDGET_S,
-    RETRY_AFTER_S,
     AttemptResult,
     Sender,
-    next_attempt_us,
 )
+from tests.storage.office import CountingRepeats, until_somebody_is_blocked
 
 from .outbox import (
     ALLOCATION,
@@ -51,6 +51,7 @@ from .outbox import (
     Received,
     SetClock,
     Subscriber,
+    a_nameserver,
     add_secret,
     attempts_of,
     deallocated,
@@ -105,6 +106,7 @@ async def sending(
     attempts: Attempts | None = None,
     budget_s: float = NO_HURRY_S,
     destinations: Destinations = HERE,
+    lookup: Lookup = addresses_of,
 ) -> AsyncIterator[Sender]:
     """A sender at work. It is stopped at the end, when what it began has ended and is on record."""
     sender = Sender(
@@ -115,6 +117,7 @@ async def sending(
         dice=lambda: 0.5,
         on_attempt=attempts,
         keys=KEYS,
+        lookup=lookup,
     )
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(sender.run())
@@ -246,6 +249,28 @@ async def test_a_slow_subscriber_is_a_failed_attempt_and_others_go_on_meanwhile(
     }
 
 
+async def test_hosts_whose_lookup_hangs_delay_nobody(database: Database, subscriber: Subscriber) -> None:
+    # More than a default executor has threads on any machine.
+    hanging = [f"hangs{place}" for place in range(40)]
+    for tenant_id in (*hanging, "acme"):
+        await set_subscriber(database, tenant_id, subscriber.url.replace("127.0.0.1", f"{tenant_id}.example"))
+    await tell(
+        database, *(new_event(f"{place}", tenant_id=tenant_id) for tenant_id in hanging for place in range(3))
+    )
+    async with a_nameserver() as nameserver, sending(database, lookup=nameserver) as sender:
+        await nameserver.until(len(hanging))
+        await tell(database, *(new_event(f"{place}") for place in range(3)))
+        sender.wake()
+        received = await subscriber.until(3)
+        assert {one.headers["Host"].partition(":")[0] for one in received} == {"acme.example"}
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(None, lambda: "nobody else waits either")
+        assert await loop.getaddrinfo("localhost", 80)
+        nameserver.let_go.set()
+        await subscriber.until(3 + 3 * len(hanging))
+    assert set(Counter(nameserver.asked).values()) == {1}, "whoever wants to know waits for the same one"
+
+
 async def test_an_answer_without_end_is_cut(database: Database, subscriber: Subscriber) -> None:
     hung_up = asyncio.Event()
 
@@ -326,32 +351,6 @@ async def test_what_cannot_be_sent_waits_without_holding_others_back(
 # ── again, and when to give up ───────────────────────────────────────────────
 
 
-def test_the_waits_grow_as_promised() -> None:
-    now_us, attempts, waits = NOW_US, 0, []
-    while True:
-        attempts += 1
-        due_us = next_attempt_us(NOW_US, attempts, now_us, lambda: 0.5)
-        if due_us is None:
-            break
-        waits.append((due_us - now_us) // SECOND_US)
-        now_us = due_us
-    assert waits == [1, 5, 30, 120, 600, 1_800, 3_600, 7_200] + [14_400] * 5
-    assert attempts == 14
-    assert sum(waits) < DEAD_AFTER_S <= sum(waits) + 14_400
-
-
-@given(attempts=st.integers(1, 100), roll=st.floats(0, 1, exclude_max=True), age_s=st.integers(0, 100_000))
-def test_no_wait_is_far_from_its_place_in_the_schedule(attempts: int, roll: float, age_s: int) -> None:
-    now_us = NOW_US + age_s * SECOND_US
-    wait_s = RETRY_AFTER_S[min(attempts, len(RETRY_AFTER_S)) - 1]
-    due_us = next_attempt_us(NOW_US, attempts, now_us, lambda: roll)
-    if due_us is None:
-        assert age_s + wait_s * (1 + JITTER) >= DEAD_AFTER_S
-    else:
-        assert wait_s * (1 - JITTER) - 1 <= (due_us - now_us) / SECOND_US <= wait_s * (1 + JITTER)
-        assert due_us - NOW_US < DEAD_AFTER_S * SECOND_US
-
-
 async def one_round(database: Database, clock: SetClock, expected: int) -> list[AttemptResult]:
     """All attempts that are due by the clock, on record."""
     attempts = Attempts()
@@ -385,6 +384,31 @@ async def test_a_refused_event_is_sent_again_when_it_is_due(
     assert [row["attempts"] for row in await kept(database) if row["subject"] == "a"] == [2, 1]
 
 
+@pytest.mark.parametrize(
+    ("status", "retry_after", "wait_s"),
+    [
+        # With the jitter of these tests: a tenth.
+        (429, "120", 132),
+        (503, "Tue, 09 Nov 2021 04:41:15 GMT", 132),
+        (503, "99999999", ASKED_WAIT_S_MAX * 1.1),
+        # The schedule is later.
+        (503, "0", 1),
+        (429, "soon", 1),
+        # Nothing to do with it.
+        (500, "120", 1),
+    ],
+)
+async def test_a_receiver_may_say_when_to_come_back(
+    database: Database, subscriber: Subscriber, status: int, retry_after: str, wait_s: float
+) -> None:
+    subscriber.answer = with_status(status, **{"Retry-After": retry_after})
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event())
+    assert await one_round(database, SetClock(), 1) == [AttemptResult.REFUSED]
+    [row] = await kept(database)
+    assert (row["due_at"] - to_datetime(NOW_US)).total_seconds() == pytest.approx(wait_s)
+
+
 async def test_an_event_that_nobody_takes_for_a_day_is_dead_and_lets_the_next_pass(
     database: Database, subscriber: Subscriber
 ) -> None:
@@ -395,7 +419,7 @@ async def test_an_event_that_nobody_takes_for_a_day_is_dead_and_lets_the_next_pa
     subscriber.answer = refuse_the_first
     await set_subscriber(database, "acme", subscriber.url)
     await tell(database, new_event(), new_event())
-    for wait_s in [*RETRY_AFTER_S[:-1], *[RETRY_AFTER_S[-1]] * 5]:
+    for wait_s in [*WAITS_S[:-1], *[WAITS_S[-1]] * 5]:
         assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
         clock.advance(wait_s)
     assert await one_round(database, clock, 2) == [AttemptResult.REFUSED, AttemptResult.DELIVERED]
@@ -590,7 +614,7 @@ async def test_a_host_that_does_not_answer_gets_one_at_a_time(
     # An answer opens the door again.
     subscriber.answer = with_status(200)
     clock = SetClock()
-    clock.advance(RETRY_AFTER_S[0])
+    clock.advance(WAITS_S[0])
     assert await one_round(database, clock, IN_FLIGHT_PER_HOST_MAX + 4) == [AttemptResult.DELIVERED] * (
         IN_FLIGHT_PER_HOST_MAX + 4
     )
@@ -766,7 +790,7 @@ async def test_a_replayed_dead_event_has_a_fresh_schedule(database: Database, su
     await replay(database, (await ids_of(database))["subject", 1], clock.now_us())
     with pytest.raises(StillPending):
         await replay(database, (await ids_of(database))["subject", 1], clock.now_us())
-    for wait_s in RETRY_AFTER_S[:3]:
+    for wait_s in WAITS_S[:3]:
         assert await one_round(database, clock, 1) == [AttemptResult.REFUSED]
         assert await states(database) == [("subject", 1, "pending", "status 500")]
         clock.advance(wait_s)
@@ -906,6 +930,42 @@ async def test_what_grows_too_old_while_its_endpoint_is_down_is_buried(
                 await asyncio.sleep(0.01)
     assert len(attempts.results) < BURIED_AT_A_TIME, "most were never tried"
     assert "expired" in {error for *_, error in await attempts_of(database)}
+
+
+async def test_burying_and_a_replay_wait_for_each_other_and_not_in_a_circle(
+    database: Database, subscriber: Subscriber
+) -> None:
+    clock, attempts, counting = SetClock(), Attempts(), CountingRepeats(database)
+    await set_subscriber(database, "acme", subscriber.url)
+    await tell(database, new_event("a"))
+    assert await one_round(database, clock, 1) == [AttemptResult.DELIVERED]
+    told = (await ids_of(database))["a", 1]
+    subscriber.answer = with_status(503)
+    await tell(database, *(new_event(f"{place}") for place in range(1, FAILURES_MAX)))
+    async with sending(counting, clock, attempts) as sender:
+        await attempts.until(FAILURES_MAX - 1)
+        # The last, so that the endpoint is probed with another one.
+        clock.advance(0.5)
+        await tell(database, new_event("a"), now_us=clock.now_us())
+        sender.wake()
+        await attempts.until(FAILURES_MAX)
+        async with asyncio.timeout(GIVE_UP_S):
+            while any(row["leased_until"] for row in await kept(database)):
+                pass
+
+        async def replay(connection: Connection) -> None:
+            # As far as a replay has come when the other one begins.
+            await lock_subjects(connection, 0, [("acme", "a")])
+            clock.advance(DEAD_AFTER_S + 1)
+            sender.wake()
+            await until_somebody_is_blocked(database)
+            await replay_event(connection, 0, "acme", told, clock.now_us())
+
+        async with asyncio.timeout(GIVE_UP_S):
+            await counting.write(replay)
+            while (await states(database))[-1][2] != "dead":
+                pass
+    assert counting.repeats == 0, "nobody was thrown out of a deadlock"
 
 
 # ── its life ─────────────────────────────────────────────────────────────────

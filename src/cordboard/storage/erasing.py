@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import orjson
 import structlog
 
 from cordboard.routing.changes import Change, MemberLeft
@@ -32,6 +33,7 @@ from cordboard.storage.provisioning import NoSuchTenant
 from cordboard.storage.queries import load
 from cordboard.storage.resting import Resting, keep, masked_facts, mentions
 from cordboard.storage.sealing import DataKeys, Sealed, bound_to_answer, check_keys
+from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("erasing")
 
@@ -57,6 +59,7 @@ class Erasure(Enum):
     PENDING_EVENTS = "events_masked_after_delivery"
     ONCE_KEYS = "event_keys"
     ANSWERS = "idempotent_answers"
+    LIFTED = "lifted_throttles"
 
 
 class Erased(NamedTuple):
@@ -118,8 +121,9 @@ class _OfTenant:
     positions: list[Position]
 
     async def run(self) -> None:
-        [cooling] = await self._written("delete_cooling", self.number, self.is_dry_run)
-        self.counts[Erasure.COOLING] += cooling["found"]
+        for what, query in ((Erasure.COOLING, "delete_cooling"), (Erasure.LIFTED, "delete_lifted")):
+            [row] = await self._written(query, self.number, self.is_dry_run)
+            self.counts[what] += row["found"]
         await self._live()
         await self._vaulted()
         await self._calls()
@@ -128,6 +132,8 @@ class _OfTenant:
         await self._events()
         await self._once_keys()
         await self._answers()
+        if not self.is_dry_run:
+            await self.database.write(self._forget_last_word)
 
     # ── allocations ──────────────────────────────────────────────────────────
 
@@ -194,6 +200,13 @@ class _OfTenant:
         tenant = await feed.tenant_change(connection, self.tenant_id)
         return await feed.append(connection, self.cell, [*changes, tenant], self.now_us)
 
+    async def _forget_last_word(self, connection: Connection) -> None:
+        """The same for somebody of whom no allocation tells, but a wrong PIN or a lifted throttle does."""
+        body = await connection.fetchval(_SQL["last_word"], self.cell)
+        if body is not None and mentions(orjson.loads(body), self.number):
+            tenant = await feed.tenant_change(connection, self.tenant_id)
+            await feed.append(connection, self.cell, [tenant], self.now_us)
+
     async def _vaulted(self) -> None:
         last = UUID(int=0)
         query = "delete_vaulted_parties"
@@ -256,7 +269,8 @@ class _OfTenant:
             pending = [row for row in rows if row["state"] == "pending"]
             return len(rows) - len(pending), sum(not row["is_masked_after"] for row in pending)
         ids = [row["id"] for row in rows]
-        # Pending ones first: one that is finished meanwhile is then among the finished.
+        subjects = ((self.tenant_id, row["subject"]) for row in rows)
+        await lock_subjects(connection, self.cell, subjects)
         status = await connection.execute(_SQL["mask_after"], self.cell, ids)
         finished = await connection.fetch(_SQL["lock_finished_events"], self.cell, ids)
         masks = {

@@ -19,6 +19,7 @@ from cordboard.storage.events import AttemptError, EventState
 from cordboard.storage.facts import EventKind
 from cordboard.storage.listing import Page, Span
 from cordboard.storage.queries import load
+from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("events")
 
@@ -232,5 +233,5 @@ async def replay_events(
 
 
 async def _lock(connection: Connection, cell: int, tenant_id: str, subjects: Sequence[str]) -> None:
-    await connection.execute(_SQL["lock_subjects"], cell, [tenant_id] * len(subjects), subjects)
+    await lock_subjects(connection, cell, ((tenant_id, subject) for subject in subjects))
     await connection.execute(_SQL["lock_due"], cell, tenant_id, subjects)

@@ -23,6 +23,7 @@ from cordboard.storage.facts import EventKind, Facts
 from cordboard.storage.queries import load
 from cordboard.storage.resting import at_rest, masked_facts
 from cordboard.storage.sealing import NO_KEYS, DataKeys
+from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("events")
 
@@ -298,8 +299,8 @@ async def record(
     An event that left the outbox makes the next of its subject due. An attempt of a lost lease is logged,
     and changes nothing else. With `keys`, the facts of what left are sealed; without, masked once delivered.
     """
-    subjects = sorted({(outcome.claim.tenant_id, outcome.claim.subject) for outcome in outcomes})
-    await connection.execute(_SQL["lock_subjects"], cell, *_columns(subjects, 2))
+    subjects = ((outcome.claim.tenant_id, outcome.claim.subject) for outcome in outcomes)
+    await lock_subjects(connection, cell, subjects)
     rows = await connection.fetch(
         _SQL["settle"],
         cell,

@@ -230,6 +230,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
         for table in ("pins", "cooling_numbers", "parties", "answers", "carried", "allocations"):
             await connection.execute(_SQL[f"delete_tenant_{table}"], tenant.cell, tenant_id)
         numbers = await connection.fetch(_SQL["delete_tenant_virtual_numbers"], tenant.cell, tenant_id)
+        await connection.execute(_SQL["lock_tenant_event_subjects"], tenant.cell, tenant_id)
         for table in (
             "credentials",
             "throttles",

@@ -7,7 +7,7 @@ several nodes may do it at once, and one that is killed leaves the rest to the n
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Set
 from functools import partial
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -18,6 +18,7 @@ from cordboard.storage import allocations
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.queries import load
 from cordboard.storage.resting import DAY_US, count_of
+from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("retention")
 
@@ -85,11 +86,16 @@ def _delete_by(query: str) -> Step:
 
 
 async def _delete_events(connection: Connection, kept: Kept, before_us: int) -> int:
+    before = to_datetime(before_us)
     rows = await connection.fetch(
-        _SQL["delete_old_events"], kept.cell, kept.tenant_id, to_datetime(before_us), RECORDS_PER_COMMIT_MAX
+        _SQL["old_events"], kept.cell, kept.tenant_id, before, RECORDS_PER_COMMIT_MAX
     )
-    await _delete_idle_subjects(connection, kept, {row["subject"] for row in rows})
-    return len(rows)
+    subjects = {row["subject"] for row in rows}
+    await _lock_subjects(connection, kept, subjects)
+    status = await connection.execute(_SQL["delete_events"], kept.cell, [row["id"] for row in rows], before)
+    await _delete_idle_subjects(connection, kept, subjects)
+    # None of them is left if another node was first; that one goes on.
+    return count_of(status)
 
 
 async def _delete_allocations(connection: Connection, kept: Kept, before_us: int) -> int:
@@ -104,17 +110,20 @@ async def _delete_allocations(connection: Connection, kept: Kept, before_us: int
         await connection.execute(_SQL[f"delete_{what}_of"], cell, ids)
     await connection.execute(_SQL["delete_onces_of"], cell, tenant_id, ids)
     await connection.execute(_SQL["delete_allocations"], cell, tenant_id, ids)
-    await _delete_idle_subjects(connection, kept, map(str, ids))
+    subjects = set(map(str, ids))
+    await _lock_subjects(connection, kept, subjects)
+    await _delete_idle_subjects(connection, kept, subjects)
     return len(ids)
 
 
-async def _delete_idle_subjects(connection: Connection, kept: Kept, subjects: Iterable[str]) -> None:
-    """Those of which nothing is left to tell: who would tell more begins to count anew."""
-    in_order = sorted(subjects)
-    if in_order:
-        await connection.fetch(_SQL["lock_subjects"], kept.cell, kept.tenant_id, in_order)
-        ids = [id for subject in in_order if (id := _allocation_id(subject)) is not None]
-        await connection.execute(_SQL["delete_idle_subjects"], kept.cell, kept.tenant_id, in_order, ids)
+async def _lock_subjects(connection: Connection, kept: Kept, subjects: Set[str]) -> None:
+    await lock_subjects(connection, kept.cell, ((kept.tenant_id, subject) for subject in subjects))
+
+
+async def _delete_idle_subjects(connection: Connection, kept: Kept, subjects: Set[str]) -> None:
+    """Those, locked, of which nothing is left to tell: who would tell more begins to count anew."""
+    ids = [id for subject in subjects if (id := _allocation_id(subject)) is not None]
+    await connection.execute(_SQL["delete_idle_subjects"], kept.cell, kept.tenant_id, list(subjects), ids)
 
 
 def _allocation_id(subject: str) -> UUID | None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cordboard.settings import DATA_KEY_BYTES
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.queries import load
+from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("sealing")
 
@@ -146,12 +147,16 @@ async def _cells_sealed_with(connection: Connection, id: str) -> list[int]:
 
 
 async def _reseal_events(connection: Connection, cell: int, keys: DataKeys, old_id: str) -> int:
-    rows = await connection.fetch(_SQL["events_sealed_with"], cell, old_id, RESEALED_PER_COMMIT_MAX)
+    named = await connection.fetch(_SQL["events_sealed_with"], cell, old_id, RESEALED_PER_COMMIT_MAX)
+    await lock_subjects(connection, cell, ((row["tenant_id"], row["subject"]) for row in named))
+    ids = [row["id"] for row in named]
+    rows = await connection.fetch(_SQL["lock_sealed_events"], cell, old_id, ids)
     sealed = [keys.seal_facts(row["id"], keys.facts_of(row["id"], row["facts"]))[1] for row in rows]
     await connection.execute(
         _SQL["reseal_events"], cell, [row["id"] for row in rows], sealed, keys.sealing_id
     )
-    return len(rows)
+    # With those that another rotation has sealed meanwhile: there may be more behind them.
+    return len(named)
 
 
 async def _reseal_answers(connection: Connection, cell: int, keys: DataKeys, old_id: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+import asyncpg
 import structlog
 
 from cordboard.clock import SECOND_US, Clock
@@ -91,6 +92,7 @@ class Expiry:
         while True:
             try:
                 await work()
-            except (DatabaseAway, CommitUnknown) as away:
-                _log.warning("expiry.waiting", error=type(away).__name__)
+            except (DatabaseAway, CommitUnknown, asyncpg.PostgresError) as error:
+                # What PostgreSQL refuses is tried again like what was lost: calls go on meanwhile.
+                _log.warning("expiry.waiting", error=type(error).__name__)
             await asyncio.sleep(pause_s)

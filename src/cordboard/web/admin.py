@@ -191,8 +191,9 @@ class Admin:
                 Operation(
                     "Erase one person everywhere",
                     description=(
-                        "Out of live and released allocations, calls, verifications and events. An erasure"
-                        " that was broken off is finished by the same request again."
+                        "Out of live and released allocations, calls, verifications, events and throttles"
+                        " that were lifted. An erasure that was broken off is finished by the same request"
+                        " again."
                     ),
                     body=EraseBody,
                     data=PersonErased,

@@ -611,6 +611,7 @@ class PersonErased(_Answer):
     events_masked_after_delivery: int
     event_keys: int
     idempotent_answers: int
+    lifted_throttles: int
 
 
 class TenantDeleted(_Answer):

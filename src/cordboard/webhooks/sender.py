@@ -33,7 +33,9 @@ from cordboard.storage.facts import EventKind, facts_of
 from cordboard.storage.sealing import NO_KEYS, DataKeys
 from cordboard.webhooks.breaker import Breaker
 from cordboard.webhooks.destinations import Destinations, Endpoint, ForbiddenAddress, parse_endpoint
+from cordboard.webhooks.lookups import Lookup, Lookups, addresses_of
 from cordboard.webhooks.payloads import body_of
+from cordboard.webhooks.schedule import DEAD_AFTER_S, asked_wait_us, next_attempt_us
 from cordboard.webhooks.signing import sign
 
 log = structlog.get_logger(__name__)
@@ -66,16 +68,13 @@ BURIED_AT_A_TIME: Final = 100
 RECORDING_TRIES_MAX: Final = 5
 RECORDING_PAUSE_S: Final = 0.2
 
-# The sum of the first eight is 3.7 h, and five more bring it to 23.7 h: some 14 attempts in all.
-RETRY_AFTER_S: Final = (1, 5, 30, 2 * 60, 10 * 60, 30 * 60, 3_600, 2 * 3_600, 4 * 3_600)
-# Each wait is 80 to 120 % of that, so that what failed together does not come back together.
-JITTER: Final = 0.2
-DEAD_AFTER_S: Final = 24 * 3_600
-
 # How late an event of another process is seen at worst, and how often a database that is away is asked.
 POLL_S: Final = 1.0
 # An answer is only read to use its connection again; a longer one costs its sender the connection.
 ANSWER_BYTES_MAX: Final = 64 * 1024
+
+# Too many requests, and out of service: the two that come with a time to come back at.
+_STATUSES_THAT_ASK: Final = frozenset((429, 503))
 
 _DICE: Final = SystemRandom()
 
@@ -104,6 +103,8 @@ class Attempt(NamedTuple):
     detail: str
     # Of the answer, if there was one.
     status: int | None = None
+    # For how long the receiver asked to be left alone with it.
+    asked_wait_us: int = 0
 
 
 class Timed(NamedTuple):
@@ -130,21 +131,6 @@ class _Group(NamedTuple):
 _NO_HOST: Final = "(none)"
 
 
-def next_attempt_us(
-    begun_us: int,
-    attempts: int,
-    now_us: int,
-    dice: Callable[[], float],
-    dead_after_s: float = DEAD_AFTER_S,
-) -> int | None:
-    """When to try again after `attempts` failed ones; None if that is too late for the event."""
-    assert attempts > 0
-    wait_s = RETRY_AFTER_S[min(attempts, len(RETRY_AFTER_S)) - 1]
-    jittered = wait_s * (1 + JITTER * (2 * dice() - 1))
-    due_us = now_us + int(jittered * SECOND_US)
-    return due_us if due_us < begun_us + int(dead_after_s * SECOND_US) else None
-
-
 class Sender:
     """`run` in a task of the owner; `stop` lets it return when the attempts in flight have ended."""
 
@@ -160,8 +146,10 @@ class Sender:
         dice: Callable[[], float] = _DICE.random,
         on_attempt: OnAttempt | None = None,
         keys: DataKeys = NO_KEYS,
+        lookup: Lookup = addresses_of,
     ) -> None:
         self._database = database
+        self._lookup = lookup
         self._keys = keys
         self._clock = clock
         self._destinations = destinations
@@ -196,12 +184,11 @@ class Sender:
         self._woken.set()
 
     async def run(self) -> None:
+        connector = partial(aiohttp.TCPConnector, limit=0, resolver=Lookups(self._lookup))
         async with (
             # Whom the operator trusts by name may resolve to anything.
-            self._session(partial(aiohttp.TCPConnector, limit=0)) as trusted,
-            self._session(
-                partial(aiohttp.TCPConnector, limit=0, socket_factory=self._destinations.socket_for)
-            ) as guarded,
+            self._session(connector) as trusted,
+            self._session(partial(connector, socket_factory=self._destinations.socket_for)) as guarded,
             asyncio.TaskGroup() as committing,
         ):
             commits = committing.create_task(self._outcomes.serve())
@@ -293,39 +280,37 @@ class Sender:
         limit = min(limit, IN_FLIGHT_PER_HOST_MAX)
         return min(limit - self._in_flight[group.host], IN_FLIGHT_MAX - self._in_flight.total())
 
-    async def _claim(self, lanes: Sequence[Lane], now_us: int, limit: int) -> list[Claim]:
+    async def _claim(
+        self, lanes: Sequence[Lane], now_us: int, limit: int, begun_before_us: int | None = None
+    ) -> list[Claim]:
         return await self._database.write(
-            lambda connection: events.claim(connection, lanes, now_us, self._lease_us, limit)
+            lambda connection: events.claim(connection, lanes, now_us, self._lease_us, limit, begun_before_us)
         )
 
     async def _bury(self, lane: Lane, host: str, now_us: int) -> None:
         """Give up what grew too old while the endpoint was down; a backlog would otherwise wait for as many
         probes as it has events."""
 
-        async def run(connection: Connection) -> int:
-            oldest_us = now_us - int(self._dead_after_s * SECOND_US)
-            claims = await events.claim(
-                connection, [lane], now_us, self._lease_us, BURIED_AT_A_TIME, oldest_us
+        oldest_us = now_us - int(self._dead_after_s * SECOND_US)
+        claims = await self._claim([lane], now_us, BURIED_AT_A_TIME, oldest_us)
+        outcomes = [
+            Outcome(
+                claim=claim,
+                state=EventState.DEAD,
+                result="too old: the endpoint was down",
+                at_us=now_us,
+                error=AttemptError.EXPIRED,
             )
-            outcomes = [
-                Outcome(
-                    claim=claim,
-                    state=EventState.DEAD,
-                    result="too old: the endpoint was down",
-                    at_us=now_us,
-                    error=AttemptError.EXPIRED,
-                )
-                for claim in claims
-            ]
-            if outcomes:
-                await events.record(connection, lane.cell, outcomes, now_us, self._keys)
-            return len(outcomes)
-
-        buried = await self._database.write(run)
-        if buried < BURIED_AT_A_TIME:
+            for claim in claims
+        ]
+        if outcomes:
+            # Not in the transaction of the claim: who holds events waits for no subject.
+            await self._database.write(
+                lambda connection: events.record(connection, lane.cell, outcomes, now_us, self._keys)
+            )
+            log.error("events_dead", host=host, count=len(outcomes), result=AttemptError.EXPIRED.value)
+        if len(outcomes) < BURIED_AT_A_TIME:
             self._to_bury.discard((lane.tenant_id, host))
-        if buried:
-            log.error("events_dead", host=host, count=buried, result=AttemptError.EXPIRED.value)
 
     # ── an attempt ───────────────────────────────────────────────────────────
 
@@ -377,12 +362,15 @@ class Sender:
         self, session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], body: bytes
     ) -> Attempt:
         status: int | None = None
+        wait_us = 0
         try:
             async with (
                 asyncio.timeout(self._attempt_budget_s),
                 session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 status = response.status
+                if status in _STATUSES_THAT_ASK:
+                    wait_us = asked_wait_us(response.headers.get("Retry-After"), self._clock.now_us())
                 await _read_answer(response)
         except TimeoutError:
             if status is None:
@@ -397,7 +385,7 @@ class Sender:
         # The head of the answer is the answer, however its body went on.
         assert status is not None
         result = AttemptResult.DELIVERED if 200 <= status < 300 else AttemptResult.REFUSED
-        return Attempt(result, f"status {status}", status)
+        return Attempt(result, f"status {status}", status, wait_us)
 
     def _learn(self, tenant_id: str, host: str, attempt: Attempt) -> None:
         """What an attempt says of the endpoint."""
@@ -439,7 +427,12 @@ class Sender:
             state = EventState.DELIVERED
         else:
             due_us = next_attempt_us(
-                claim.begun_at_us, claim.attempts_of_schedule, now_us, self._dice, self._dead_after_s
+                claim.begun_at_us,
+                claim.attempts_of_schedule,
+                now_us,
+                self._dice,
+                self._dead_after_s,
+                attempt.asked_wait_us,
             )
             state = EventState.DEAD if due_us is None else EventState.PENDING
         outcome = Outcome(
