@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 
+from cordboard.node import running_node
 from cordboard.routing.model import Reason
+from cordboard.settings import Settings
+from cordboard.simulator.client import Client
 from cordboard.web.console import words
 from tests.web.conftest import MakeShop
-from tests.web.shop import AGENT
+from tests.web.shop import ADMIN_TOKEN, AGENT, ShiftedClock, open_shop
 from tests.web.test_throttles import STRANGER, select
 
 from .browsing import Person, acts
@@ -141,6 +145,35 @@ async def test_one_box_finds_by_whatever_one_has(person: Person, world: World) -
     odd = await person.post(world.root, q="a\0b")
     assert odd.status == 400
     assert "q must be text" in odd.text
+
+
+async def test_what_is_sought_in_all_tenants_leads_to_the_right_one(
+    own_settings: Settings, session: aiohttp.ClientSession, clock: ShiftedClock
+) -> None:
+    async with (
+        running_node(own_settings, clock) as node,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browsing,
+    ):
+        client = Client(session, node.url, ADMIN_TOKEN)
+        shop = await open_shop(node, client, clock)
+        await open_shop(node, client, clock)
+        await shop.make(b__pin=PIN)
+        assert await select(shop, MEMBER, "right", PIN) == "connect"
+        person = Person(browsing, node.url)
+        await person.log_in()
+        seen = await person.post("/console", q=MEMBER)
+        assert_masked(seen)
+        assert f"Found in 1 tenant Tenant Allocations Calls PIN entries Look {shop.id} 1 1 1" in seen.text
+        [kept] = seen.hidden("kept_q")
+        there = await person.post(f"/console/t/{shop.id}", kept_q=kept)
+        assert "What goes by …77" in there.text
+        assert "Calls (1)" in there.text
+        assert "Found in 0 tenants" in (await person.post("/console", q="nothing of that name")).text
+        fields: dict[str, str]
+        for fields, field in (({}, "q must be given."), ({"kept_q": "forged"}, "kept_q")):
+            bad = await person.post("/console", **fields)
+            assert bad.status == 400
+            assert field in bad.text
 
 
 async def test_a_text_of_a_client_cannot_become_markup(person: Person, world: World) -> None:

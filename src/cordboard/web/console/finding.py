@@ -6,15 +6,17 @@ The text comes by POST, because a number in a URL would stay in histories and lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from aiohttp import web
+from multidict import MultiDict
 from pydantic import BaseModel
 
 from cordboard.routing.allocate import Standing
 from cordboard.routing.model import Product
 from cordboard.routing.numbers import E164, parse_number
+from cordboard.routing.tenant import TenantSettings
 from cordboard.storage import allocations, listing
 from cordboard.storage.database import Connection
 from cordboard.storage.listing import (
@@ -27,7 +29,7 @@ from cordboard.storage.listing import (
 )
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
-from cordboard.web.console.frame import TENANT, Frame, Page, Visit
+from cordboard.web.console.frame import TENANT, Form, Frame, Page, Visit
 from cordboard.web.console.records import allocation_row, call_row, verification_row
 from cordboard.web.errors import Refused
 from cordboard.web.query import LATEST_US, Query
@@ -42,7 +44,18 @@ Item = TypeVar("Item")
 
 
 class FindForm(BaseModel):
+    """`kept_q` is what was typed on the page before, sealed."""
+
     q: str
+    kept_q: str | None = None
+
+
+class Found(NamedTuple):
+    """What goes by a text, the newest first."""
+
+    allocations: list[Standing]
+    calls: list[CallRecord]
+    verifications: list[VerificationRecord]
 
 
 class Finding:
@@ -67,20 +80,14 @@ class Finding:
     async def _find(self, visit: Visit) -> Page:
         tenant = visit.tenant
         try:
-            query = Query(visit.form, tenant.settings, FindForm)
-            query.must_have("q")
-            text = query.text("q")
+            text = sought_text(visit, tenant.settings)
         except Refused as refused:
             problem = refused.problem
             return Page("find.html", {"sought": None, "fault": problem.message, "latest": []}, problem.status)
-        assert text is not None, "it must be given"
-        number = parse_number(text, tenant.settings.country)
         # What was answered a moment ago is written behind.
         await self._switchboard.records.flush()
-        found = await self._switchboard.database.read_snapshot(
-            lambda connection: _found(connection, tenant, text, number, visit.now_us)
-        )
-        standings, calls, verifications = found
+        found = await find_in(self._switchboard, tenant, text, visit.now_us)
+        number = parse_number(text, tenant.settings.country)
         return Page(
             "find.html",
             {
@@ -89,16 +96,36 @@ class Finding:
                 "sought": text if number is None else str(number),
                 "is_number": number is not None,
                 "found_max": FOUND_MAX,
-                "allocations": [allocation_row(standing, visit.now_us) for standing in standings],
-                "calls": [call_row(call) for call in calls],
-                "verifications": [verification_row(entry) for entry in verifications],
+                "allocations": [allocation_row(standing, visit.now_us) for standing in found.allocations],
+                "calls": [call_row(call) for call in found.calls],
+                "verifications": [verification_row(entry) for entry in found.verifications],
             },
         )
 
 
+def sought_text(visit: Visit, settings: TenantSettings) -> str:
+    """Raises Refused."""
+    fields = MultiDict(visit.form.query)
+    if (kept := visit.unseal("kept_q")) is not None:
+        fields["q"] = kept
+    query = Query(Form(fields), settings, FindForm)
+    query.must_have("q")
+    text = query.text("q")
+    assert text is not None, "it must be given"
+    return text
+
+
+async def find_in(switchboard: Switchboard, tenant: TenantView, text: str, now_us: int) -> Found:
+    """Raises DatabaseAway."""
+    number = parse_number(text, tenant.settings.country)
+    return await switchboard.database.read_snapshot(
+        lambda connection: _found(connection, tenant, text, number, now_us)
+    )
+
+
 async def _found(
     connection: Connection, tenant: TenantView, text: str, number: E164 | None, now_us: int
-) -> tuple[list[Standing], list[CallRecord], list[VerificationRecord]]:
+) -> Found:
     """What goes by this text: as an id of ours or of the client, as a CallSid, as a caller, party or VN."""
     call_filters = [CallFilter(call_sid=text)]
     entry_filters = [VerificationFilter(call_sid=text)]
@@ -132,7 +159,7 @@ async def _found(
             await listing.list_verifications(connection, cell, id, entry_filter, ALWAYS, None, FOUND_MAX)
         ).items
     ]
-    return (
+    return Found(
         _newest(list(standings.values()), lambda standing: standing.created_at_us),
         _newest(list(dict.fromkeys(calls)), lambda call: call.first_hop_at_us),
         _newest(list(dict.fromkeys(entries)), lambda entry: entry.verified_at_us),

@@ -73,13 +73,7 @@ def _row(item: PooledNumber) -> Row:
         "allocations": state.load,
         "callers": state.callers,
         "pins": sum(state.pins),
-        "free": [
-            {
-                "count": item.free_pins(length),
-                "share": item.free_pins(length) / 10**length,
-            }
-            for length in LENGTHS_SHOWN
-        ],
+        "free": [item.free_pins(length) for length in LENGTHS_SHOWN],
         "chance": f"1 in {round(1 / chance):,}" if chance else None,
         "chance_tone": "bad" if chance > CHANCE_BAD else "ask" if chance > CHANCE_POOR else "good",
     }
