@@ -60,6 +60,15 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def is_postgres(pid: int) -> bool:
+    """Whether it is one of PostgreSQL's processes."""
+    try:
+        name = (Path("/proc") / str(pid) / "comm").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return name.startswith("postgres")
+
+
 def cpu_s(*pids: int) -> float:
     """CPU time that these processes have had, user and system; nothing for one that is gone."""
     return sum(_cpu_s(pid) for pid in pids)
