@@ -1,33 +1,81 @@
-"""Creates over HTTP: 32 clients that each want an allocation, a PIN drawn for it, and an answer at once."""
+"""The API over HTTP: 32 clients that each want an answer at once, and bulk.
+
+What is answered is durable and routed by. Reads, updates and releases are of what the run has created.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from itertools import count
+from collections.abc import AsyncIterator, Iterator
+from itertools import count, cycle
 from typing import Final
 
-from benchmarks.engine import CLIENTS, LATER_A, LATER_B, Engine, create_request, virtual_number_of
-from benchmarks.report import Figure, quantile
+from benchmarks.engine import CLIENTS, Engine, Measured, api_request, order
+from benchmarks.figures import Figure, measured_figure
+from benchmarks.world import BULK_A, BULK_B, LATER_A, LATER_B, World
 
-PART: Final = "creates"
-WARM_UP_S: Final = 1.0
+PART: Final = "api"
+WARM_UP_S: Final = 0.5
+BULK_CLIENTS: Final = 4
+BULK_ITEMS: Final = 500
+_CREATES: Final = f"create, {CLIENTS} clients"
+_LONGER: Final = {"deallocation_policy": {"duration": "3h"}}
 
 
-async def creates(engine: Engine, seconds: float) -> AsyncIterator[Figure]:
-    requests = (
-        create_request(engine.credentials, f"later-{i}", LATER_A + i, LATER_B + i, virtual_number_of(i), None)
-        for i in count()
-    )
-    await engine.measure(CLIENTS, requests, WARM_UP_S)
-    measured = await engine.measure(CLIENTS, requests, seconds)
-    latencies_ns = measured.load.latencies_ns
+async def api(engine: Engine, seconds: float) -> AsyncIterator[Figure]:
+    """Creates and bulk for `seconds` each; the others on what was created."""
+    world = engine.world
+    asked = _Counted(_creates(engine))
+    created = await engine.measure(CLIENTS, asked, seconds, warm_up_s=WARM_UP_S)
+    yield _figure(_CREATES, created, world, "a PIN of six digits drawn for each")
+    known = [f"/greenpin/later-{n}" for n in range(asked.count)]
+    reads = (api_request(engine.credentials, "GET", path) for path in cycle(known))
+    yield _figure(f"read, {CLIENTS} clients", await engine.measure(CLIENTS, reads, seconds), world)
+    for what, method, body in (("update", "PUT", _LONGER), ("release", "DELETE", None)):
+        requests = (api_request(engine.credentials, method, path, body) for path in known)
+        measured = await engine.measure(CLIENTS, requests, None)
+        yield _figure(f"{what}, {CLIENTS} clients", measured, world)
+    # A bulk create of which an item failed is answered 207, which would end the run.
+    bulk = await engine.measure(BULK_CLIENTS, _bulk(engine), seconds, warm_up_s=WARM_UP_S)
+    yield _figure(f"bulk create, {BULK_CLIENTS} clients", bulk, world, f"{BULK_ITEMS} items a request")
     yield Figure(
         PART,
-        f"{CLIENTS} clients",
-        per_second=measured.load.per_second,
-        p50_us=quantile(latencies_ns, 0.5) / 1e3,
-        p99_us=quantile(latencies_ns, 0.99) / 1e3,
-        p999_us=quantile(latencies_ns, 0.999) / 1e3,
-        cpu_us=measured.cpu_us,
-        note=f"{measured.load.requests:,} allocations, durable and routed by when answered",
+        "bulk create, items",
+        allocations=world.allocations,
+        value=bulk.load.per_second * BULK_ITEMS,
+        unit="items/s",
     )
+
+
+def _figure(what: str, measured: Measured, world: World, note: str = "") -> Figure:
+    return measured_figure(PART, what, [measured], allocations=world.allocations, note=note)
+
+
+class _Counted:
+    """An iterator that knows how much was taken from it."""
+
+    def __init__(self, requests: Iterator[bytes]) -> None:
+        self._requests = requests
+        self.count = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        request = next(self._requests)
+        self.count += 1
+        return request
+
+
+def _creates(engine: Engine) -> Iterator[bytes]:
+    for n in count():
+        wanted = order(f"later-{n}", LATER_A + n, LATER_B + n, engine.world.virtual_number(n))
+        yield api_request(engine.credentials, "POST", "/greenpin", wanted)
+
+
+def _bulk(engine: Engine) -> Iterator[bytes]:
+    for first in count(step=BULK_ITEMS):
+        orders = [
+            order(f"bulk-{n}", BULK_A + n, BULK_B + n, engine.world.virtual_number(n))
+            for n in range(first, first + BULK_ITEMS)
+        ]
+        yield api_request(engine.credentials, "POST", "/greenpin/bulk", {"greenpins": orders})

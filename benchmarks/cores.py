@@ -74,6 +74,11 @@ def cpu_s(*pids: int) -> float:
     return sum(_cpu_s(pid) for pid in pids)
 
 
+def rss_bytes(*pids: int) -> int:
+    """Memory of these processes that is in use, by proc_pid_statm(5); what they share counts for each."""
+    return sum(_rss_bytes(pid) for pid in pids)
+
+
 async def until_quiet(*pids: int) -> None:
     """Wait until these processes have done what was left to do, such as records written behind."""
     loop = asyncio.get_running_loop()
@@ -102,3 +107,11 @@ def _cpu_s(pid: int) -> float:
         return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
+
+
+def _rss_bytes(pid: int) -> int:
+    try:
+        pages = (Path("/proc") / str(pid) / "statm").read_text(encoding="ascii").split()[1]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

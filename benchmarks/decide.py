@@ -33,8 +33,8 @@ from cordboard.routing.model import (
 )
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import digest_of
+from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.tables.board import BoardTables
-from cordboard.tables.records import tenant_of
 
 PART: Final = "decide"
 # Caches of the processor and the tree's upper pages, as a board in service has them.
@@ -47,9 +47,8 @@ def decide(engine: Engine, samples: int) -> Iterator[Figure]:
     world = engine.world
     tables = BoardTables(engine.board_files())
     try:
-        record = tables.tenant(TENANT)
-        assert record is not None
-        tenant = tenant_of(record)
+        tenant = TenantDirectory(lambda: tables).get(TENANT)
+        assert tenant is not None, "the engine has loaded this board"
         now_us = SystemClock().now_us()
         picked = world.picked(samples)
         yield _timer(samples, world.allocations)

@@ -305,12 +305,14 @@ class _Generator:
 
     def _send(self, track: _Track, due_ns: int, now_ns: int) -> None:
         """Send the next request, due then, over the connection that has been idle for longest."""
-        connection = track.idle.popleft()
-        request = next(track.stream.requests, None)
-        if request is None or (isinstance(track.stream.arrivals, AtOnce) and now_ns >= self._ends_ns):
-            assert isinstance(track.stream.arrivals, AtOnce), "an open loop needs as many requests as are due"
-            track.idle.append(connection)
+        is_closed_loop = isinstance(track.stream.arrivals, AtOnce)
+        if is_closed_loop and now_ns >= self._ends_ns:
             return
+        request = next(track.stream.requests, None)
+        if request is None:
+            assert is_closed_loop, "an open loop needs as many requests as are due"
+            return
+        connection = track.idle.popleft()
         connection.due_ns = due_ns
         track.busy += 1
         connection.unsent = request

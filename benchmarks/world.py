@@ -30,8 +30,8 @@ _SQL: Final = {
 # Ten digits after the country code; each block has room for the twenty million numbers of the largest world.
 LISTED_A, LISTED_B, MEMBERS, STRANGERS = (first * 1_0000_0000 for first in (98, 97, 95, 96))
 # For allocations that a run makes itself.
-LATER_A, LATER_B, WRITTEN_A, WRITTEN_B, BULK_A, BULK_B = (
-    first * 1_0000_0000 for first in (88, 87, 86, 85, 84, 83)
+LATER_A, LATER_B, WRITTEN_A, WRITTEN_B, BULK_A, BULK_B, LONG_A, LONG_B, WAVE_A, WAVE_B = (
+    first * 1_0000_0000 for first in (88, 87, 86, 85, 84, 83, 82, 81, 76, 75)
 )
 FIRST_VN: Final = 80_0000_0000
 A_MEMBER_IN: Final = 100
