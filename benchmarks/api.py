@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from itertools import count, cycle
 from typing import Final
 
+import orjson
+
 from benchmarks.engine import CLIENTS, Engine, Measured, api_request, order
 from benchmarks.figures import Figure, measured_figure
 from benchmarks.world import BULK_A, BULK_B, LATER_A, LATER_B, World
@@ -24,10 +26,10 @@ _LONGER: Final = {"deallocation_policy": {"duration": "3h"}}
 async def api(engine: Engine, seconds: float) -> AsyncIterator[Figure]:
     """Creates and bulk for `seconds` each; the others on what was created."""
     world = engine.world
-    asked = _Counted(_creates(engine))
-    created = await engine.measure(CLIENTS, asked, seconds, warm_up_s=WARM_UP_S)
+    replies: list[bytes] = []
+    created = await engine.measure(CLIENTS, _creates(engine), seconds, warm_up_s=WARM_UP_S, replies=replies)
     yield _figure(_CREATES, created, world, "a PIN of six digits drawn for each")
-    known = [f"/greenpin/later-{n}" for n in range(asked.count)]
+    known = [f"/greenpin/{_id_of(reply)}" for reply in replies]
     reads = (api_request(engine.credentials, "GET", path) for path in cycle(known))
     yield _figure(f"read, {CLIENTS} clients", await engine.measure(CLIENTS, reads, seconds), world)
     for what, method, body in (("update", "PUT", _LONGER), ("release", "DELETE", None)):
@@ -50,20 +52,9 @@ def _figure(what: str, measured: Measured, world: World, note: str = "") -> Figu
     return measured_figure(PART, what, [measured], allocations=world.allocations, note=note)
 
 
-class _Counted:
-    """An iterator that knows how much was taken from it."""
-
-    def __init__(self, requests: Iterator[bytes]) -> None:
-        self._requests = requests
-        self.count = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        request = next(self._requests)
-        self.count += 1
-        return request
+def _id_of(reply: bytes) -> str:
+    id: str = orjson.loads(reply.partition(b"\r\n\r\n")[2])["data"]["greenpin_id"]
+    return id
 
 
 def _creates(engine: Engine) -> Iterator[bytes]:

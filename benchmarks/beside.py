@@ -1,8 +1,8 @@
 """The engine beside its peers: the same hops over the same data, in turns.
 
-Every round measures each side once, one at a time and all on the server's core, as fast as it goes; a ratio is
-the median over rounds. Then both sides get half of what the peer can do at most, in an open loop, and the p99 of
-neighbouring rounds are compared.
+Every round measures each side once, one at a time and all on the server's core, as fast as it goes; a ratio
+is the median over rounds. Then both sides get half of what the peer can do at most, in an open loop, and the
+p99 of neighbouring rounds are compared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,12 @@ WARM_UP_S: Final = 0.3
 REDIS_START_S: Final = 10.0
 REDIS_POLL_S: Final = 0.02
 
-BARE, FASTAPI_SQL, AIOHTTP_SQL, FASTAPI_REDIS = "bare aiohttp", "FastAPI + SQL", "aiohttp + SQL", "FastAPI + Redis"
+BARE, FASTAPI_SQL, AIOHTTP_SQL, FASTAPI_REDIS = (
+    "bare aiohttp",
+    "FastAPI + SQL",
+    "aiohttp + SQL",
+    "FastAPI + Redis",
+)
 MODULES: Final = {
     BARE: "benchmarks.peers.bare",
     FASTAPI_SQL: "benchmarks.peers.fastapi_sql",
@@ -57,7 +62,9 @@ class Effort:
 
 async def beside(engine: Engine, cores: Cores, effort: Effort) -> AsyncIterator[Figure]:
     async with AsyncExitStack() as stack:
-        redis_socket = await stack.enter_async_context(_redis(engine, cores))
+        redis_socket = await stack.enter_async_context(running_redis(cores))
+        if redis_socket:
+            say(f"beside: {await _copy(engine, redis_socket):,} keys in Redis")
         wiring = Wiring(engine.database.dsn, TENANT, engine.credentials.applet_key, redis_socket)
         peers: dict[str, Server] = {}
         for name, module in MODULES.items():
@@ -69,6 +76,15 @@ async def beside(engine: Engine, cores: Cores, effort: Effort) -> AsyncIterator[
             say(f"beside: {hop}")
             async for figure in _one_hop(engine, peers, hop, effort):
                 yield figure
+
+
+async def _copy(engine: Engine, redis_socket: str) -> int:
+    connect_kwargs: dict[str, Any] = dict(engine.database.connect_kwargs)
+    connection = await asyncpg.connect(**connect_kwargs)
+    try:
+        return await fill(connection, redis_socket)
+    finally:
+        await connection.close()
 
 
 async def _one_hop(
@@ -95,13 +111,15 @@ async def _one_hop(
         mine_at: list[Measured] = []
         their_at: list[Measured] = []
         for _ in range(effort.rounds):
-            mine_at.append(
-                await engine.measure_at(half, requests(), effort.seconds, warm_up_s=WARM_UP_S)
-            )
+            mine_at.append(await engine.measure_at(half, requests(), effort.seconds, warm_up_s=WARM_UP_S))
             their_at.append(await _paced(peers[name], requests, half, effort.seconds))
         rate = f"{half:,.0f}/s due, half of what {name} can do"
-        yield measured_figure(PART, f"{hop}: cordboard at half of {name}", mine_at, allocations=allocations, note=rate)
-        yield measured_figure(PART, f"{hop}: {name} at half of it", their_at, allocations=allocations, note=rate)
+        yield measured_figure(
+            PART, f"{hop}: cordboard at half of {name}", mine_at, allocations=allocations, note=rate
+        )
+        yield measured_figure(
+            PART, f"{hop}: {name} at half of it", their_at, allocations=allocations, note=rate
+        )
         ratios = [
             mine.load.latency.p99_us / other.load.latency.p99_us
             for mine, other in zip(mine_at, their_at, strict=True)
@@ -122,9 +140,9 @@ async def _paced(peer: Server, requests: Requests, per_second: float, seconds: f
 
 
 @asynccontextmanager
-async def _redis(engine: Engine, cores: Cores) -> AsyncIterator[str]:
-    """The path of the socket of a Redis with the world in it, on the core of PostgreSQL; empty where there is
-    no server to start."""
+async def running_redis(cores: Cores) -> AsyncIterator[str]:
+    """The path of the socket of an empty Redis on the core of PostgreSQL; empty text where there is no server
+    to start."""
     program = redis_program()
     if program is None:
         yield ""
@@ -140,13 +158,6 @@ async def _redis(engine: Engine, cores: Cores) -> AsyncIterator[str]:
         async with timeout(REDIS_START_S):
             while not path.exists():  # noqa: ASYNC110 - of another process.
                 await sleep(REDIS_POLL_S)
-        connect_kwargs: dict[str, Any] = dict(engine.database.connect_kwargs)
-        connection = await asyncpg.connect(**connect_kwargs)
-        try:
-            keys = await fill(connection, str(path))
-        finally:
-            await connection.close()
-        say(f"beside: {keys:,} keys in Redis")
         yield str(path)
     finally:
         with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Requests of a telephony platform as bytes, with the parameters and their order as in production (exotel.md 2.3)."""
+"""Requests of a telephony platform as bytes, their parameters in the order of production (exotel.md 2.3)."""
 
 from __future__ import annotations
 

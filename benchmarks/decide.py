@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from benchmarks.engine import Engine
 from benchmarks.figures import Figure
 from benchmarks.latency import latency_of
 from benchmarks.world import A_MEMBER_IN, LISTED_A, MEMBERS, STRANGERS, TENANT, World
@@ -42,29 +41,24 @@ WARM_UP_CALLS: Final = 2_000
 _RULES: Final = CallRules()
 
 
-def decide(engine: Engine, samples: int) -> Iterator[Figure]:
+def decide(tables: BoardTables, world: World, samples: int) -> Iterator[Figure]:
     """Each case `samples` times, on allocations in random order."""
-    world = engine.world
-    tables = BoardTables(engine.board_files())
-    try:
-        tenant = TenantDirectory(lambda: tables).get(TENANT)
-        assert tenant is not None, "the engine has loaded this board"
-        now_us = SystemClock().now_us()
-        picked = world.picked(samples)
-        yield _timer(samples, world.allocations)
-        for case, (call_of, is_right) in _CASES.items():
-            spent_ns: list[int] = []
-            for index in [*picked[:WARM_UP_CALLS], *picked]:
-                call = call_of(world, index)
-                started_ns = time.perf_counter_ns()
-                with tables.reader(tenant.cell, tenant.tenant_no) as board:
-                    decision = decide_call(call, board, now_us)
-                spent_ns.append(time.perf_counter_ns() - started_ns)
-                assert is_right(decision), f"{case}: {type(decision).__name__}"
-            latency = latency_of(spent_ns[-samples:])
-            yield Figure(PART, case, allocations=world.allocations, latency=latency)
-    finally:
-        tables.close()
+    tenant = TenantDirectory(lambda: tables).get(TENANT)
+    assert tenant is not None, "an engine has loaded this board"
+    now_us = SystemClock().now_us()
+    picked = world.picked(samples)
+    yield _timer(samples, world.allocations)
+    for case, (call_of, is_right) in _CASES.items():
+        spent_ns: list[int] = []
+        for index in [*picked[:WARM_UP_CALLS], *picked]:
+            call = call_of(world, index)
+            started_ns = time.perf_counter_ns()
+            with tables.reader(tenant.cell, tenant.tenant_no) as board:
+                decision = decide_call(call, board, now_us)
+            spent_ns.append(time.perf_counter_ns() - started_ns)
+            assert is_right(decision), f"{case}: {type(decision).__name__}"
+        latency = latency_of(spent_ns[-samples:])
+        yield Figure(PART, case, allocations=world.allocations, latency=latency)
 
 
 def _timer(samples: int, allocations: int) -> Figure:

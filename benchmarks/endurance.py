@@ -96,7 +96,9 @@ async def _watch_memory(engine: Engine, seen: list[tuple[float, float]]) -> None
         await asyncio.sleep(MEMORY_LOOK_S)
 
 
-def _thinned(course: tuple[tuple[float, float], ...], points_max: int = 300) -> tuple[tuple[float, float], ...]:
+def _thinned(
+    course: tuple[tuple[float, float], ...], points_max: int = 300
+) -> tuple[tuple[float, float], ...]:
     step = max(len(course) // points_max, 1)
     return course[::step]
 

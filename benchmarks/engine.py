@@ -1,4 +1,4 @@
-"""The real engine as a process of its own, over a world of allocations, started and ended as often as wanted."""
+"""The real engine as a process of its own over a world of allocations, started and ended at will."""
 
 from __future__ import annotations
 
@@ -78,6 +78,10 @@ class Engine:
     @property
     def postgres_dir(self) -> Path:
         return self._data_dir / "postgres"
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
 
     @property
     def pid(self) -> int:
@@ -200,10 +204,19 @@ class Engine:
         *,
         ending: bytes = b"",
         warm_up_s: float = 0.0,
+        replies: list[bytes] | None = None,
     ) -> Measured:
         """A closed loop, and all that it leaves to be done behind its replies."""
         return await self._measured(
-            drive(self.address, connections, requests, seconds, ending=ending, warm_up_s=warm_up_s)
+            drive(
+                self.address,
+                connections,
+                requests,
+                seconds,
+                ending=ending,
+                warm_up_s=warm_up_s,
+                replies=replies,
+            )
         )
 
     async def measure_at(
@@ -305,7 +318,7 @@ def api_request(credentials: Credentials, method: str, path: str, body: object =
 def order(
     transaction_id: str, a: int, b: int, virtual_number: int, *, pin: str | None = None, duration: str = "2h"
 ) -> dict[str, object]:
-    """The body of a create as the vendor's page shows it. Without a `pin` the engine draws one of six digits."""
+    """The body of a create as the vendor's page has it. Without `pin` the engine draws one of six digits."""
     vns = [f"+91{virtual_number}"]
     given = {"pin_length": 6} if pin is None else {"pin": pin}
     return {

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import aiohttp
-import orjson
 
 from benchmarks.engine import Engine, api_request, order
 from benchmarks.figures import Figure
@@ -30,6 +29,7 @@ MADE_PER_S: Final = 500
 WATCH_S: Final = 1.0
 # Of the hops during the wave, whose end is looked for in between; its length is known to so much.
 SLICE_S: Final = 1.0
+GIVE_UP_S: Final = 600.0
 
 
 async def expiry(engine: Engine, wave: int, idle_s: float) -> AsyncIterator[Figure]:
@@ -49,7 +49,7 @@ async def expiry(engine: Engine, wave: int, idle_s: float) -> AsyncIterator[Figu
     await asyncio.sleep(rest_s)
     started_s = time.perf_counter()
     over = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(GIVE_UP_S), asyncio.TaskGroup() as tasks:
         tasks.create_task(_watch(engine, left - wave, over))
         during = await _hops(engine, SLICE_S, over)
         took_s = time.perf_counter() - started_s
@@ -86,9 +86,7 @@ async def _hops(engine: Engine, seconds: float, until: asyncio.Event | None = No
     requests = applet_requests(engine, "passthru")()
     latencies_ns: list[int] = []
     while True:
-        [load] = await run(
-            engine.address, [Stream(requests, Evenly(HOPS_PER_S), CONNECTIONS)], seconds
-        )
+        [load] = await run(engine.address, [Stream(requests, Evenly(HOPS_PER_S), CONNECTIONS)], seconds)
         latencies_ns += load.latencies_ns
         if until is None or until.is_set():
             return latencies_ns

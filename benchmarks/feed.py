@@ -1,8 +1,8 @@
-"""How long after a commit of another process this node routes by it: from COMMIT's answer to the board's change.
+"""How long after a commit of another process this node routes by it: from COMMIT's answer to the board.
 
 The changes are written by this process, straight into the database, so that the engine learns of them by its
-feed alone; the board is watched in its LMDB, as a worker would see it. With the bell rung after each commit, and
-without, when the node finds out by itself.
+feed alone; the board is watched in its LMDB, as a worker would see it. With the bell rung after each commit,
+and without, when the node finds out by itself.
 """
 
 from __future__ import annotations

@@ -78,13 +78,14 @@ Arrivals: TypeAlias = AtOnce | Evenly | Poisson
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One kind of request. Each reply must have the status line `status` and end with `ending`."""
+    """One kind of request. A reply must begin with `status` and end with `ending`; `replies` keeps them."""
 
     requests: Iterator[bytes]
     arrivals: Arrivals
     connections: int
     ending: bytes = b""
     status: bytes = OK
+    replies: list[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +136,10 @@ async def drive(
     *,
     ending: bytes = b"",
     warm_up_s: float = 0.0,
+    replies: list[bytes] | None = None,
 ) -> Load:
     """The highest rate of one kind of request, in a closed loop. Raises as `run` does."""
-    stream = Stream(requests, AtOnce(), connections, ending)
+    stream = Stream(requests, AtOnce(), connections, ending, replies=replies)
     [load] = await run(address, [stream], seconds, warm_up_s=warm_up_s)
     return load
 
@@ -352,6 +354,8 @@ class _Generator:
         connection.received = b""
         if not (data.startswith(track.stream.status) and data.endswith(track.stream.ending)):
             raise UnexpectedReply(data[:400].decode("latin-1"))
+        if track.stream.replies is not None:
+            track.stream.replies.append(data)
         if connection.due_ns >= self._warm_ns:
             track.latencies_ns.append(now_ns - connection.due_ns)
             track.due_ns.append(connection.due_ns)
@@ -364,7 +368,7 @@ class _Generator:
             self._send(track, now_ns, now_ns)
 
     def _reconnect(self, connection: _Connection) -> None:
-        """A server may close a connection that has been idle for long; with a request on it that is a fault."""
+        """A server may close a connection that has long been idle; with a request on it that is a fault."""
         track = connection.track
         if connection not in track.idle:
             raise ConnectionResetError("the server closed a connection on which it owed a reply")

@@ -1,4 +1,4 @@
-"""Latencies as they are reported: exact quantiles and a histogram, from every request and not from a sample."""
+"""Latencies as they are reported: exact quantiles and a histogram, of every request and no sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-# Ten steps for each factor of ten are 26 % each: as fine as a plot can show, and 90 numbers for 1 µs to 1,000 s.
+# Ten steps for each factor of ten are 26 % each: as fine as a plot can show, and 90 for 1 µs to 1,000 s.
 STEPS_A_DECADE: Final = 10
 DECADES: Final = 9
 EDGES_US: Final = tuple(10 ** (step / STEPS_A_DECADE) for step in range(DECADES * STEPS_A_DECADE + 1))
@@ -25,7 +25,7 @@ class Latency:
     p99_us: float
     p999_us: float
     max_us: float
-    # (upper edge in µs, how many up to there and above the edge before), without those that nothing fell into.
+    # (upper edge in µs, how many up to there and above the edge before), without the empty ones.
     histogram: tuple[tuple[float, int], ...]
 
 

@@ -1,8 +1,9 @@
-"""Starts and sizes: from PostgreSQL with no board, after a crash with the board kept, and what both stores take."""
+"""Starts and sizes: from PostgreSQL without a board, after a crash with one, and what both stores take."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from statistics import median
 from typing import Final
 
 from benchmarks.engine import Engine
@@ -12,10 +13,9 @@ from cordboard.tables.board import BoardTables
 
 PART: Final = "starts"
 SIZE_PART: Final = "size"
-RESTARTS: Final = 3
 
 
-async def starts(engine: Engine) -> AsyncIterator[Figure]:
+async def starts(engine: Engine, restarts: int) -> AsyncIterator[Figure]:
     """Of an engine without a board; leaves it running with one."""
     allocations = engine.world.allocations
     cold_s = await engine.start()
@@ -39,7 +39,7 @@ async def starts(engine: Engine) -> AsyncIterator[Figure]:
         note="seven tables and their indexes, when just made",
     )
     took_s: list[float] = []
-    for _ in range(RESTARTS):
+    for _ in range(restarts):
         await engine.kill()
         took_s.append(await engine.start())
         await engine.settle()
@@ -47,9 +47,9 @@ async def starts(engine: Engine) -> AsyncIterator[Figure]:
         PART,
         "process restart, board kept",
         allocations=allocations,
-        value=sorted(took_s)[RESTARTS // 2],
+        value=median(took_s),
         unit="s",
-        note=f"after kill -9; the median of {RESTARTS}, {min(took_s):.2f} to {max(took_s):.2f} s",
+        note=f"after kill -9; the median of {restarts}, {min(took_s):.2f} to {max(took_s):.2f} s",
     )
 
 

@@ -1,4 +1,4 @@
-"""A stranger's PIN: the hop that takes it with a durable outcome, at rates that a node is promised to be good for.
+"""A stranger's PIN: the hop that takes it with a durable outcome, at rates that a node is to be good for.
 
 Every call is another stranger's, and every PIN is right: each becomes a member, which is the most that one
 hop can write. Each was asked before, as calls are; that hop is `gather` in `benchmarks.hops`.

@@ -1,7 +1,7 @@
-"""Two web workers beside one: the passthru hop as fast as it goes, on two cores that the generator needs, too.
+"""Two web workers beside one: the passthru hop as fast as it goes, on two cores that others need, too.
 
-What generator, node process and PostgreSQL took of the two cores is taken out: with 1.6 cores left for them, two
-workers that do 1.4 times as much as one alone on a core have done 1.4 / 1.6 × 2 = 1.75 times as much.
+What generator, node process and PostgreSQL took of the two cores is taken out: with 1.6 cores left for them,
+two workers that do 1.4 times as much as one alone on a core have done 1.4 / 1.6 × 2 = 1.75 times as much.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Round:
 
 
 async def workers(engine: Engine, cores: Cores, rounds: int, seconds: float) -> AsyncIterator[Figure]:
-    """`rounds` of `seconds` for each number of workers; the engine is started for each. It is left stopped."""
+    """`rounds` of `seconds` for each number of workers, the engine started for each, and left stopped."""
     await engine.stop()
     if not has_workers():
         yield skipped(PART, "this engine has no setting for the number of workers", engine.world.allocations)

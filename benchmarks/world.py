@@ -1,8 +1,8 @@
-"""The data of a run: one tenant with so many allocations, in PostgreSQL as the engine would have put them there.
+"""The data of a run: one tenant with so many allocations, in PostgreSQL as the engine would have put them.
 
-Allocation i has two listed numbers a side, a PIN a side, and a VN a side: callers of side A are connected by
-their number alone, those of side B enter the PIN. Every hundredth has a member on side A, who is connected by
-number, too. Neighbours share VNs, a thousand allocations and their PINs on each. `sql/fill.sql` says the same.
+Allocation i has two listed numbers, a PIN and a VN a side: callers of side A are connected by their number
+alone, those of side B enter the PIN. Every hundredth has a member on side A, who is connected by number, too.
+Neighbours share VNs, a thousand allocations and their PINs on each. `sql/fill.sql` says the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from cordboard.storage.embedded import EmbeddedPostgres
 TENANT: Final = "acme1m"
 _SQL: Final = {
     name: text
-    for block in Path(__file__).with_name("sql").joinpath("fill.sql").read_text(encoding="utf-8").split("-- name: ")[1:]
+    for block in Path(__file__)
+    .with_name("sql")
+    .joinpath("fill.sql")
+    .read_text(encoding="utf-8")
+    .split("-- name: ")[1:]
     for name, _, text in [block.partition("\n")]
 }
 
@@ -122,14 +126,15 @@ async def fill(postgres_dir: Path, world: World) -> int:
         connect_kwargs: dict[str, Any] = dict(server.connect_kwargs)
         connection = await asyncpg.connect(**connect_kwargs)
         try:
-            return await _fill(connection, world)
+            return await fill_database(connection, world)
         finally:
             await connection.close()
     finally:
         await server.stop()
 
 
-async def _fill(connection: asyncpg.Connection[asyncpg.Record], world: World) -> int:
+async def fill_database(connection: asyncpg.Connection[asyncpg.Record], world: World) -> int:
+    """The same, where the database has the tenant and nothing else."""
     # For this session only; the engine's are untouched.
     await connection.execute("SET synchronous_commit = off; SET maintenance_work_mem = '1GB'")
     before = await connection.fetchval(_SQL["size_bytes"], TABLES)
@@ -152,8 +157,8 @@ async def _fill(connection: asyncpg.Connection[asyncpg.Record], world: World) ->
             await _bring_back(connection, row["back"] + ("" if is_checked else " NOT VALID"))
     for statement in ("VACUUM ANALYZE", "CHECKPOINT"):
         await _bring_back(connection, statement)
-    after: int = await connection.fetchval(_SQL["size_bytes"], TABLES)
-    return after - before
+    after = await connection.fetchval(_SQL["size_bytes"], TABLES)
+    return int(after) - int(before)
 
 
 def _steps(allocations: int) -> Iterator[tuple[int, int]]:

@@ -31,9 +31,7 @@ def serve() -> None:
     app = web.Application()
     for handler in (passthru, gather, connect):
         app.router.add_get(f"/v1/tenants/{{tenant}}/exotel/{handler.__name__}", handler)
-    web.run_app(
-        app, sock=listening_socket(), access_log=None, print=None, loop=uvloop.new_event_loop()
-    )
+    web.run_app(app, sock=listening_socket(), access_log=None, print=None, loop=uvloop.new_event_loop())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import time
+from time import time  # noqa: TID251 - a peer has no clock of ours.
 from typing import Any, Final
 
 import asyncpg
@@ -44,7 +44,7 @@ async def match(request: Request, tenant: str, call: CallQuery) -> tuple[str, di
     )
     if owner is None or owner.decode() != tenant:
         return "reject", None
-    now_s = time()  # noqa: TID251 - a peer is not the engine.
+    now_s = time()
     for record in (route, pin):
         if record is not None:
             found = orjson.loads(record)

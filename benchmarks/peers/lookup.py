@@ -66,12 +66,10 @@ def number_of(text: str) -> int:
 
 
 async def connection_pool(wiring: Wiring) -> asyncpg.Pool[asyncpg.Record]:
-    async def leave_as_it_is(_: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
+    async def leave_as_it_is(_: asyncpg.Connection[asyncpg.Record]) -> None:
         """Nothing was changed that another user of the connection could see."""
 
-    pool = await asyncpg.create_pool(
-        wiring.dsn, min_size=POOL_SIZE, max_size=POOL_SIZE, reset=leave_as_it_is
-    )
+    pool = await asyncpg.create_pool(wiring.dsn, min_size=POOL_SIZE, max_size=POOL_SIZE, reset=leave_as_it_is)
     assert pool is not None
     return pool
 
