@@ -1,4 +1,4 @@
-"""`python -m benchmarks [part …] [--quick] [--sizes N,N] [--minutes N] [--output DIR]`.
+"""`python -m benchmarks [part …] [--quick] [--sizes N,N] [--minutes N] [--workers N] [--output DIR]`.
 
 Writes report.html and report.json (report-quick.… with --quick), and prints the same figures as a table.
 """
@@ -26,7 +26,7 @@ from benchmarks.choose import choices
 from benchmarks.cores import Cores
 from benchmarks.decide import decide
 from benchmarks.endurance import endurance
-from benchmarks.engine import Engine, EngineDidNotStart, built
+from benchmarks.engine import Engine, EngineDidNotStart, built, has_workers
 from benchmarks.expiry import expiry
 from benchmarks.feed import feed
 from benchmarks.figures import Figure, skipped
@@ -68,6 +68,12 @@ class Plan:
     events: int
     wave: int
     minutes: float
+    # Of the engine, in all scenarios but the one that compares them; None leaves it at its default.
+    workers: int | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {} if self.workers is None else {"CORDBOARD_WORKERS": str(self.workers)}
 
 
 FULL: Final = Plan(
@@ -225,7 +231,7 @@ class Benchmark:
         self._parts = parts
         self._cores = cores
         self.figures: list[Figure] = []
-        self.machine = {**machine(), "placement": str(cores)}
+        self.machine = {**machine(), "placement": str(cores), "engine": _engine_text(plan)}
         self.has_failed = False
 
     async def run(self) -> None:
@@ -249,18 +255,20 @@ class Benchmark:
         if not wanted:
             return
         try:
-            async with built(size, self._cores) as engine:
+            async with built(size, self._cores, self._plan.environment) as engine:
                 if wanted[0].name != "starts":
                     await engine.start()
                     await engine.settle()
                 for scenario in wanted:
                     await self._measure(scenario, engine)
-                    if scenario is wanted[0] and engine.is_running:
-                        self.machine["postgres"] = ", ".join(
-                            f"{name} {value}" for name, value in (await postgres_settings(engine)).items()
-                        )
+                    await self._note_postgres(engine)
         except FAILURES as failure:
             self._failed("world", failure, size)
+
+    async def _note_postgres(self, engine: Engine) -> None:
+        if engine.is_running and "postgres" not in self.machine:
+            shown = await postgres_settings(engine)
+            self.machine["postgres"] = ", ".join(f"{name} {value}" for name, value in shown.items())
 
     async def _measure(self, scenario: Scenario, engine: Engine | None) -> None:
         size = None if engine is None else engine.world.allocations
@@ -280,8 +288,12 @@ class Benchmark:
         self.figures.append(skipped(part, f"{type(failure).__name__}: {failure}", size))
 
 
+def _engine_text(plan: Plan) -> str:
+    return "one process" if not plan.workers else f"a node process and {plan.workers} web workers"
+
+
 def main() -> int:
-    plan, parts, output = _arguments()
+    plan, parts, output = arguments()
     limits = read_limits()
     began = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"  # noqa: TID251 - the date of a report is the real one.
     started_s = time.perf_counter()
@@ -306,19 +318,21 @@ def main() -> int:
     return int(benchmark.has_failed)
 
 
-def _arguments() -> tuple[Plan, tuple[str, ...], Path]:
+def arguments(given_words: Sequence[str] | None = None) -> tuple[Plan, tuple[str, ...], Path]:
+    """The plan, the parts that are wanted, and where the report goes. Ends the program at a bad word."""
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(names)}; all by default")
     parser.add_argument("--quick", action="store_true", help="shorter runs, of some use while one works")
     parser.add_argument("--sizes", metavar="N,N", help="allocations of the worlds, in hundreds")
     parser.add_argument("--main-size", type=int, metavar="N", help="the one at which everything is measured")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes of the engine that answer calls")
     parser.add_argument("--minutes", type=float, metavar="N", help="length of `endurance`")
     parser.add_argument("--wave", type=int, metavar="N", help="allocations that end in one second")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", default=Path(__file__).parent, help="where the report goes"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(given_words)
     if unknown := set(given.parts) - set(names):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     plan = QUICK if given.quick else FULL
@@ -334,7 +348,15 @@ def _arguments() -> tuple[Plan, tuple[str, ...], Path]:
         if given.main_size not in plan.sizes:
             parser.error(f"--main-size: {given.main_size} is none of the sizes")
         plan = replace(plan, main_size=given.main_size)
-    plan = replace(plan, minutes=given.minutes or plan.minutes, wave=given.wave or plan.wave)
+    if given.workers is not None and not has_workers():
+        parser.error("--workers: this engine has no setting for their number")
+    plan = replace(
+        plan,
+        minutes=given.minutes or plan.minutes,
+        wave=given.wave or plan.wave,
+        workers=given.workers,
+    )
+    given.output.mkdir(parents=True, exist_ok=True)
     quick = tuple(scenario.name for scenario in SCENARIOS if not (plan.is_quick and scenario.is_long))
     return plan, tuple(given.parts) or quick, given.output
 

@@ -62,8 +62,16 @@ class Measured:
 class Engine:
     """`cordboard serve` over a directory. `built` makes one; `start` and `stop` as often as wanted."""
 
-    def __init__(self, directory: Path, board_dir: Path, world: World, cores: Cores) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        board_dir: Path,
+        world: World,
+        cores: Cores,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.world = world
+        self._environment = dict(environment or {})
         self.board_dir = board_dir
         self.credentials = Credentials(TENANT, "", "")
         # What `fill` put into PostgreSQL.
@@ -126,7 +134,7 @@ class Engine:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**inherited, **own, **(environment or {})},
+                env={**inherited, **own, **self._environment, **(environment or {})},
                 start_new_session=True,
             )
         timeout_s = START_TIMEOUT_S + START_TIMEOUT_S_AN_ALLOCATION * self.world.allocations
@@ -154,7 +162,10 @@ class Engine:
         await self._end(signal.SIGTERM)
 
     async def kill(self) -> None:
-        """As a crash does. The database goes on, for the next engine to adopt."""
+        """As a crash does, of all its processes. The database goes on, for the next engine to adopt."""
+        for pid in self.own_pids[1:]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await self._end(signal.SIGKILL)
 
     async def _end(self, number: signal.Signals) -> None:
@@ -255,14 +266,16 @@ class Engine:
 
 
 @asynccontextmanager
-async def built(allocations: int, cores: Cores) -> AsyncIterator[Engine]:
+async def built(
+    allocations: int, cores: Cores, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Engine]:
     """An engine that has stopped, over a database with the world in it and no board yet; all of it is removed
     afterwards. Raises NoRoom, EngineDidNotStart."""
     check_room(Path(tempfile.gettempdir()), allocations)
     directory = Path(tempfile.mkdtemp(prefix="cordboard-bench-"))
     board_dir = Path(tempfile.mkdtemp(prefix="cordboard-bench-", dir=_memory_for(allocations)))
     world = World(allocations)
-    engine = Engine(directory, board_dir, world, cores)
+    engine = Engine(directory, board_dir, world, cores, environment)
     try:
         await engine.start()
         async with engine.client() as client:
@@ -277,15 +290,6 @@ async def built(allocations: int, cores: Cores) -> AsyncIterator[Engine]:
         await asyncio.shield(engine.clear_away())
         shutil.rmtree(directory, ignore_errors=True)
         shutil.rmtree(board_dir, ignore_errors=True)
-
-
-@asynccontextmanager
-async def running_engine(cores: Cores, allocations: int) -> AsyncIterator[Engine]:
-    """The same, running."""
-    async with built(allocations, cores) as engine:
-        await engine.start()
-        await engine.settle()
-        yield engine
 
 
 def has_workers() -> bool:

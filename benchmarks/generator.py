@@ -10,8 +10,9 @@ sending, so that a stall is one slow request; h2load's log names no connection f
 a line was due. wrk2, oha, vegeta and k6 are neither in Debian nor on PyPI. And none sends each call with a
 CallSid of its own, checks every reply, or mixes hops with creates at two rates over one clock.
 
-What it costs itself is measured first (`benchmarks.floor`): it runs on a core of its own, and waits for the
-last 200 µs before a request is due by looking, because a sleeping process is woken some 60 µs late.
+What it costs itself is measured first (`benchmarks.floor`). It sleeps until a request is due, which wakes it
+some 60 µs late, and leaves its core to PostgreSQL meanwhile; where requests are due every 200 µs, which only
+those are that want no database, it waits by looking. How late it was stands beside each figure.
 Nothing here parses HTTP beyond the length of a reply, and requests come as bytes that are ready to be sent.
 """
 
@@ -28,7 +29,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 from benchmarks.latency import Latency, latency_of
 
@@ -174,6 +175,8 @@ def _schedule(arrivals: Arrivals, ends_ns: int) -> Iterator[int]:
             while due_ns < ends_ns:
                 yield int(due_ns)
                 due_ns += dice.expovariate(per_second) * 1e9
+        case unmatched:
+            assert_never(unmatched)
 
 
 @dataclass(slots=True)
@@ -293,8 +296,8 @@ class _Generator:
                 raise Unanswered(f"{sum(track.busy + len(track.waiting) for track in tracks):,} replies")
             events = self._epoll.poll(LOOK_S)
         else:
-            wait_ns = next_ns - now_ns - SPIN_NS
-            if wait_ns > 0:
+            wait_ns = next_ns - now_ns
+            if wait_ns > SPIN_NS:
                 # epoll itself counts in ms.
                 select.select((self._epoll,), (), (), min(wait_ns / 1e9, LOOK_S))
             events = self._epoll.poll(0)
