@@ -74,9 +74,9 @@ def cpu_s(*pids: int) -> float:
     return sum(_cpu_s(pid) for pid in pids)
 
 
-def rss_bytes(*pids: int) -> int:
-    """Memory of these processes that is in use, by proc_pid_statm(5); what they share counts for each."""
-    return sum(_rss_bytes(pid) for pid in pids)
+def own_memory_bytes(*pids: int) -> int:
+    """Memory of these processes that they have for themselves, by proc_pid_statm(5): no files, and no board."""
+    return sum(_own_memory_bytes(pid) for pid in pids)
 
 
 async def until_quiet(*pids: int) -> None:
@@ -109,9 +109,9 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def _rss_bytes(pid: int) -> int:
+def _own_memory_bytes(pid: int) -> int:
     try:
-        pages = (Path("/proc") / str(pid) / "statm").read_text(encoding="ascii").split()[1]
+        _, resident, shared, *_ = (Path("/proc") / str(pid) / "statm").read_text(encoding="ascii").split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Final
 
 from benchmarks.calls import AppletRequests, CallSids
-from benchmarks.cores import rss_bytes
+from benchmarks.cores import own_memory_bytes
 from benchmarks.engine import CLIENTS, Engine, api_request, order
 from benchmarks.figures import Figure
 from benchmarks.generator import Load, Poisson, Stream
@@ -59,7 +59,7 @@ async def endurance(engine: Engine, minutes: float) -> AsyncIterator[Figure]:
         ratio=megabytes[-1][1] / megabytes[0][1],
         course=_thinned(megabytes),
         unit="MB",
-        note=f"{megabytes[0][1]:.0f} MB, then {megabytes[-1][1]:.0f} MB, PostgreSQL aside",
+        note=f"{megabytes[0][1]:.0f} MB, then {megabytes[-1][1]:.0f} MB; neither board nor PostgreSQL",
     )
 
 
@@ -90,9 +90,9 @@ async def _watch_memory(engine: Engine, seen: list[tuple[float, float]]) -> None
     started_s = loop.time()
     while True:
         at_s = loop.time() - started_s
-        # What a start leaves behind, and what the first requests bring, is no drift.
-        if at_s >= WARM_UP_S or not seen:
-            seen.append((at_s, rss_bytes(*engine.own_pids)))
+        # What the first requests bring is no drift.
+        if at_s >= WARM_UP_S:
+            seen.append((at_s, own_memory_bytes(*engine.own_pids)))
         await asyncio.sleep(MEMORY_LOOK_S)
 
 

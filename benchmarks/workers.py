@@ -14,6 +14,7 @@ from typing import Final
 from benchmarks.cores import Cores, cpu_s, descendants
 from benchmarks.engine import CLIENTS, Engine, Measured, has_workers
 from benchmarks.figures import Figure, measured_figure, ratio_figure, skipped
+from benchmarks.generator import drive
 from benchmarks.hops import applet_requests
 
 PART: Final = "workers"
@@ -76,11 +77,13 @@ async def _round(engine: Engine, cores: Cores, number: int, seconds: float) -> R
     for place, pid in enumerate(workers):
         cores.pin(pid, (cores.server, cores.other)[place])
     others = [os.getpid(), *(pid for pid in (engine.pid, *descendants(engine.pid)) if pid not in workers)]
-    before_s = cpu_s(*others)
-    measured = await engine.measure(CONNECTIONS, requests(), seconds, warm_up_s=WARM_UP_S)
+    before_s, others_before_s = cpu_s(*workers), cpu_s(*others)
+    load = await drive(engine.address, CONNECTIONS, requests(), seconds, warm_up_s=WARM_UP_S)
+    used_us = (cpu_s(*workers) - before_s) / load.requests * 1e6
+    taken = (cpu_s(*others) - others_before_s) / (seconds + WARM_UP_S)
+    await engine.settle()
     # One worker has a core to itself, whatever the others do on theirs.
-    taken = 0.0 if number == 1 else (cpu_s(*others) - before_s) / (seconds + WARM_UP_S)
-    return Round(measured, number - taken)
+    return Round(Measured(load, used_us), number - (taken if number > 1 else 0.0))
 
 
 async def _workers(engine: Engine, number: int, requests: Iterator[bytes]) -> list[int]:
