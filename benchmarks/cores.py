@@ -75,7 +75,7 @@ def cpu_s(*pids: int) -> float:
 
 
 def own_memory_bytes(*pids: int) -> int:
-    """Memory of these processes that they have for themselves, by proc_pid_statm(5): no files, and no board."""
+    """Memory of these processes that is theirs alone, by proc_pid_statm(5): no files, and no board."""
     return sum(_own_memory_bytes(pid) for pid in pids)
 
 

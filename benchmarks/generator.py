@@ -311,7 +311,8 @@ class _Generator:
     def _send(self, track: _Track, due_ns: int, now_ns: int) -> None:
         """Send the next request, due then, over the connection that has been idle for longest."""
         is_closed_loop = isinstance(track.stream.arrivals, AtOnce)
-        if is_closed_loop and now_ns >= self._ends_ns:
+        # However slow the server is, one request is counted.
+        if is_closed_loop and now_ns >= self._ends_ns and track.latencies_ns:
             return
         request = next(track.stream.requests, None)
         if request is None:

@@ -19,7 +19,7 @@ from benchmarks.targets import Outcome, Result
 
 STYLE: Final = Path(__file__).with_name("page.css")
 
-_HEADINGS: Final = ("what", "allocations", *COLUMNS, "histogram", "note")
+_HEADINGS: Final = ("what", "allocations", *COLUMNS, "histogram")
 _MARKS: Final = {Outcome.MET: "✓ met", Outcome.MISSED: "✗ missed", Outcome.NOT_MEASURED: "– not measured"}
 _TIME: Final = Axis("", is_logarithmic=True, text=time_text)
 
@@ -53,7 +53,7 @@ def _warning(run: Run) -> str:
 def _targets(results: Sequence[Result]) -> str:
     rows = "".join(
         f'<tr class="{result.outcome.name.lower()}"><td>{escape(result.target.what)}'
-        + (f'<p class="limit">{escape(result.limit)}</p>' if result.limit else "")
+        + (f'<p class="note">{escape(result.limit)}</p>' if result.limit else "")
         + f"</td><td>{result.target.bound.value} {value_text(result.target.aim, result.target.unit)}</td>"
         f"<td>{value_text(result.value, result.target.unit)}</td>"
         f"<td>{_MARKS[result.outcome]}</td></tr>"
@@ -86,9 +86,9 @@ def _row(figure: Figure) -> list[str]:
     if figure.generator_late_p99_us is not None:
         note += f"{'; ' if note else ''}generator late by {time_text(figure.generator_late_p99_us)} (p99)"
     return [
-        *map(escape, (figure.what, size, *cells_of(figure))),
+        escape(figure.what) + (f'<p class="note">{escape(note)}</p>' if note else ""),
+        *map(escape, (size, *cells_of(figure))),
         "" if figure.latency is None else _sparkline(figure.latency),
-        f'<span class="note">{escape(note)}</span>' if note else "",
     ]
 
 

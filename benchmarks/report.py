@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.figures import Figure
 from benchmarks.targets import Outcome, Result
 
-PLAIN_WIDTH: Final = 190
+PLAIN_WIDTH: Final = 220
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,11 @@ async def test_a_closed_loop_leaves_alone_what_it_has_no_time_for(address: Addre
     assert next(requests) == asking("plain")
 
 
+async def test_a_closed_loop_counts_one_request_however_little_time_it_has(address: Address) -> None:
+    load = await drive(address, 1, plain(), 0.0)
+    assert load.requests == 1
+
+
 async def test_streams_have_their_own_rates(address: Address) -> None:
     streams = [Stream(plain(), Evenly(200), 2), Stream(plain(), Evenly(50), 2)]
     loads = await run(address, streams, 0.2)
