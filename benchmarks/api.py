@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from benchmarks.engine import CLIENTS, Engine, Measured, api_request, order
+from benchmarks.engine import CLIENTS, Engine, Measured, api_request, create_requests, order
 from benchmarks.figures import Figure, measured_figure
 from benchmarks.world import BULK_A, BULK_B, LATER_A, LATER_B, World
 
@@ -27,7 +27,13 @@ async def api(engine: Engine, seconds: float) -> AsyncIterator[Figure]:
     """Creates and bulk for `seconds` each; the others on what was created."""
     world = engine.world
     replies: list[bytes] = []
-    created = await engine.measure(CLIENTS, _creates(engine), seconds, warm_up_s=WARM_UP_S, replies=replies)
+    created = await engine.measure(
+        CLIENTS,
+        create_requests(engine, "later", LATER_A, LATER_B),
+        seconds,
+        warm_up_s=WARM_UP_S,
+        replies=replies,
+    )
     yield _figure(_CREATES, created, world, "a PIN of six digits drawn for each")
     known = [f"/greenpin/{_id_of(reply)}" for reply in replies]
     reads = (api_request(engine.credentials, "GET", path) for path in cycle(known))
@@ -55,12 +61,6 @@ def _figure(what: str, measured: Measured, world: World, note: str = "") -> Figu
 def _id_of(reply: bytes) -> str:
     id: str = orjson.loads(reply.partition(b"\r\n\r\n")[2])["data"]["greenpin_id"]
     return id
-
-
-def _creates(engine: Engine) -> Iterator[bytes]:
-    for n in count():
-        wanted = order(f"later-{n}", LATER_A + n, LATER_B + n, engine.world.virtual_number(n))
-        yield api_request(engine.credentials, "POST", "/greenpin", wanted)
 
 
 def _bulk(engine: Engine) -> Iterator[bytes]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from itertools import count
 from typing import Final
 
 from benchmarks.calls import AppletRequests, CallSids
 from benchmarks.cores import own_memory_bytes
-from benchmarks.engine import CLIENTS, Engine, api_request, order
+from benchmarks.engine import CLIENTS, Engine, create_requests
 from benchmarks.figures import Figure
 from benchmarks.generator import Load, Poisson, Stream
 from benchmarks.hops import applet_requests
@@ -34,7 +33,7 @@ async def endurance(engine: Engine, minutes: float) -> AsyncIterator[Figure]:
     streams = [
         Stream(applet_requests(engine, "passthru")(), Poisson(HOPS_PER_S), CLIENTS),
         Stream(_entries(engine, seconds), Poisson(VERIFICATIONS_PER_S, seed=1), CLIENTS),
-        Stream(_creates(engine), Poisson(WRITES_PER_S, seed=2), CLIENTS),
+        Stream(create_requests(engine, "long", LONG_A, LONG_B), Poisson(WRITES_PER_S, seed=2), CLIENTS),
     ]
     say(f"endurance: {minutes:g} minutes")
     memory: list[tuple[float, float]] = []
@@ -108,9 +107,3 @@ def _entries(engine: Engine, seconds: float) -> Iterator[bytes]:
     calls = int(VERIFICATIONS_PER_S * (seconds + WARM_UP_S) * RESERVE) + CLIENTS
     hops = engine.world.strangers_hops(calls, FIRST_STRANGER)
     return entry.requests(CallSids(), map(entry.tail, hops))
-
-
-def _creates(engine: Engine) -> Iterator[bytes]:
-    for n in count():
-        wanted = order(f"long-{n}", LONG_A + n, LONG_B + n, engine.world.virtual_number(n))
-        yield api_request(engine.credentials, "POST", "/greenpin", wanted)

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -317,6 +318,13 @@ def api_request(credentials: Credentials, method: str, path: str, body: object =
     if body is not None:
         head += f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n"
     return head.encode() + b"\r\n" + content
+
+
+def create_requests(engine: Engine, name: str, first_a: int, first_b: int) -> Iterator[bytes]:
+    """Creates without end, each of other people, called `name`-0 and so on."""
+    for n in count():
+        wanted = order(f"{name}-{n}", first_a + n, first_b + n, engine.world.virtual_number(n))
+        yield api_request(engine.credentials, "POST", "/greenpin", wanted)
 
 
 def order(

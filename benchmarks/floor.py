@@ -17,6 +17,7 @@ from benchmarks.hops import stand_in_requests
 from benchmarks.servers import served
 
 PART: Final = "floor"
+FASTEST: Final = f"as fast as it can, {CLIENTS} connections"
 RATES_PER_S: Final = (500, 5_000)
 WARM_UP_S: Final = 0.3
 
@@ -31,8 +32,8 @@ async def floor(cores: Cores, seconds: float) -> AsyncIterator[Figure]:
                 server.address, connections, requests, seconds, ending=BODY, warm_up_s=WARM_UP_S
             )
             measured = Measured(load, (cpu_s(server.pid) - before_s) / load.requests * 1e6)
-            counted = f"{connections} connection{'s' if connections > 1 else ''}"
-            yield measured_figure(PART, f"as fast as it can, {counted}", [measured])
+            what = FASTEST if connections == CLIENTS else "as fast as it can, 1 connection"
+            yield measured_figure(PART, what, [measured])
         for per_second in RATES_PER_S:
             before_s = cpu_s(server.pid)
             load = await pace(

@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, assert_never
 
-from benchmarks import api, beside, decide, starts, verify, workers, writes
+from benchmarks import api, beside, decide, floor, hops, starts, verify, workers, writes
 from benchmarks.figures import Figure
 from benchmarks.latency import Latency
 
@@ -163,7 +163,25 @@ def _beside(hop: str) -> list[Target]:
     ]
 
 
+def _generator_share(figures: Sequence[Figure]) -> float | None:
+    """The highest rate of the harness against the highest that any server here has reached."""
+    ceiling = _find(figures, floor.PART, floor.FASTEST)
+    reached = [figure.per_second or 0.0 for figure in figures if figure.part in {hops.PART, beside.PART}]
+    if ceiling is None or ceiling.per_second is None or not reached:
+        return None
+    return ceiling.per_second / max(reached)
+
+
 TARGETS: Final = (
+    # Not of the engine: a harness that is no faster than its servers measures itself.
+    Target(
+        "generator",
+        "the generator's highest rate against the fastest server measured",
+        Bound.AT_LEAST,
+        1.2,
+        "×",
+        _generator_share,
+    ),
     *(target for hop in beside.HOPS for target in _beside(hop)),
     Target(
         "decide-1m",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from itertools import count
+from collections.abc import AsyncIterator
 from typing import Final
 
-from benchmarks.engine import CLIENTS, Engine, api_request, order
+from benchmarks.engine import CLIENTS, Engine, create_requests
 from benchmarks.figures import Figure, ratio_figure
 from benchmarks.generator import Load, Poisson, Stream
 from benchmarks.hops import applet_requests
@@ -23,7 +22,7 @@ async def writes(engine: Engine, rounds: int, seconds: float) -> AsyncIterator[F
     """`rounds` of `seconds`, each once idle and once under writes."""
     allocations = engine.world.allocations
     requests = applet_requests(engine, "passthru")
-    creates = _creates(engine)
+    creates = create_requests(engine, "written", WRITTEN_A, WRITTEN_B)
     idle: list[Load] = []
     busy: list[Load] = []
     written: list[Load] = []
@@ -53,9 +52,3 @@ async def writes(engine: Engine, rounds: int, seconds: float) -> AsyncIterator[F
         [load.latency.p99_us / quiet.latency.p99_us for load, quiet in zip(busy, idle, strict=True)],
         allocations=allocations,
     )
-
-
-def _creates(engine: Engine) -> Iterator[bytes]:
-    for n in count():
-        wanted = order(f"written-{n}", WRITTEN_A + n, WRITTEN_B + n, engine.world.virtual_number(n))
-        yield api_request(engine.credentials, "POST", "/greenpin", wanted)

@@ -1,7 +1,6 @@
 """A server that answers like any other until it is told to stall, for tests of what measures.
 
-A request for `/stall` is answered once `/go` has come over another connection, and so is all that comes
-meanwhile.
+A request for `/stall` is answered STALL_S later, and so is all that comes meanwhile.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
+STALL_S: Final = 0.4
 _REPLY: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
@@ -19,6 +19,12 @@ class Stalls:
         self.is_stalled = False
         self.connected = asyncio.Event()
         self.owed: list[asyncio.WriteTransport] = []
+
+    def go_on(self) -> None:
+        self.is_stalled = False
+        for transport in self.owed:
+            transport.write(_REPLY)
+        self.owed.clear()
 
 
 class Connection(asyncio.Protocol):
@@ -48,11 +54,7 @@ class Connection(asyncio.Protocol):
             return
         if data.startswith(b"GET /stall "):
             stalls.is_stalled = True
-        if data.startswith(b"GET /go "):
-            stalls.is_stalled = False
-            for transport in stalls.owed:
-                transport.write(_REPLY)
-            stalls.owed.clear()
+            asyncio.get_running_loop().call_later(STALL_S, stalls.go_on)
         if stalls.is_stalled:
             stalls.owed.append(self._transport)
         else:
