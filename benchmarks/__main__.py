@@ -59,6 +59,8 @@ class Plan:
     seconds: float
     verify_s: float
     rounds: int
+    # Each starts the engine twice.
+    workers_rounds: int
     beside_hops: tuple[str, ...]
     decisions: int
     restarts: int
@@ -83,6 +85,7 @@ FULL: Final = Plan(
     seconds=5.0,
     verify_s=20.0,
     rounds=7,
+    workers_rounds=5,
     beside_hops=HOPS,
     decisions=100_000,
     restarts=3,
@@ -102,6 +105,7 @@ QUICK: Final = replace(
     seconds=0.5,
     verify_s=1.5,
     rounds=2,
+    workers_rounds=1,
     beside_hops=HOPS[:1],
     decisions=10_000,
     restarts=1,
@@ -205,7 +209,7 @@ SCENARIOS: Final = (
     _with_engine(
         "workers",
         Where.MAIN_SIZE,
-        lambda engine, cores, plan: workers(engine, cores, plan.rounds, plan.seconds),
+        lambda engine, cores, plan: workers(engine, cores, plan.workers_rounds, plan.seconds),
     ),
 )
 
@@ -292,7 +296,9 @@ class Benchmark:
 
 
 def _engine_text(plan: Plan) -> str:
-    return "one process" if not plan.workers else f"a node process and {plan.workers} web workers"
+    if not plan.workers:
+        return "one process"
+    return f"a node process and {plan.workers} web worker{'s' if plan.workers > 1 else ''}"
 
 
 def main() -> int:

@@ -7,10 +7,10 @@ p99 of neighbouring rounds are compared.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
 import tempfile
-from asyncio import create_subprocess_exec, sleep, timeout
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -149,15 +149,15 @@ async def running_redis(cores: Cores) -> AsyncIterator[str]:
         return
     directory = Path(tempfile.mkdtemp(prefix="cordboard-redis-"))
     path = directory / "redis.sock"
-    process = await create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *(program, "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no"),
         *("--dir", str(directory), "--logfile", str(directory / "log")),
     )
     cores.pin(process.pid, cores.other)
     try:
-        async with timeout(REDIS_START_S):
+        async with asyncio.timeout(REDIS_START_S):
             while not path.exists():  # noqa: ASYNC110 - of another process.
-                await sleep(REDIS_POLL_S)
+                await asyncio.sleep(REDIS_POLL_S)
         yield str(path)
     finally:
         with suppress(ProcessLookupError):

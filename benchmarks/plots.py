@@ -12,7 +12,7 @@ from math import ceil, floor, log10
 from typing import Final
 
 WIDTH, HEIGHT = 720, 320
-LEFT, RIGHT, TOP, BOTTOM = 76, 214, 14, 44
+LEFT, RIGHT, TOP, BOTTOM = 84, 206, 14, 44
 # As many as the style has colours for; who has more lines draws two plots.
 COLOURS: Final = 8
 BAR_HEIGHT, BAR_GAP = 20, 8
