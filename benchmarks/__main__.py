@@ -309,6 +309,9 @@ def main() -> int:
     benchmark = Benchmark(plan, parts, Cores())
     try:
         uvloop.run(benchmark.run())
+    except asyncio.CancelledError:
+        say("ended from outside")
+        benchmark.has_failed = True
     finally:
         # What was measured before somebody lost patience is worth as much as it was.
         run = Run(
