@@ -5,10 +5,11 @@ that finds no connection free waits for one, and its waiting counts: a server th
 for every request of that second. `AtOnce` is the closed loop, in which each connection sends its next request
 when it has its last reply; it finds the highest rate, and its latencies count from the sending.
 
-Why not a tool: wrk and h2load (of Debian) and hey know closed loops, or send at a rate and count from the
-sending, so that a stall is one slow request; h2load's log names no connection from which one could tell when
-a line was due. wrk2, oha, vegeta and k6 are neither in Debian nor on PyPI. And none sends each call with a
-CallSid of its own, checks every reply, or mixes hops with creates at two rates over one clock.
+Why not a tool: of Debian's, wrk knows closed loops alone, and h2load and hey send at a rate and count from
+the sending, so that a stall is one slow request; h2load's log has start, status and duration, but not the
+connection, from which one could tell when a line was due. wrk2, oha, vegeta and k6 are no Debian packages,
+and what root has to install is missing on many machines. Nor would one of them send each call with a
+CallSid of its own, check every reply, and mix hops with creates at two rates over one clock.
 
 What it costs itself is measured first (`benchmarks.floor`). It sleeps until a request is due, which wakes it
 some 60 µs late, and leaves its core to PostgreSQL meanwhile; where requests are due every 200 µs, which only
