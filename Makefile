@@ -6,16 +6,16 @@ INSTALLED := $(VENV)/.installed
 OPS_INSTALLED := $(VENV)/.installed-ops
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ops soak serve bench lint types contracts check clean
+.PHONY: help demo test test-ops soak serve bench bench-quick lint types contracts check clean
 
 help:  ## what can be made here
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "cordboard needs Python 3.11 or newer; name one with: make PYTHON=python3.12 …" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
 demo: $(INSTALLED)  ## start an engine, allocate, place simulated calls, show every hop
@@ -38,8 +38,11 @@ soak: $(INSTALLED)  ## kill the engine a thousand times, and its database fifty 
 serve: $(INSTALLED)  ## run the engine on 127.0.0.1:8080 with its data in ./data
 	$(BIN)/cordboard serve --host 127.0.0.1 --port 8080 --data-dir ./data
 
-bench: $(INSTALLED)  ## print the figures that the README quotes
-	$(BIN)/python -m benchmarks
+bench: $(INSTALLED)  ## measure everything: benchmarks/report.html and report.json; hours, and 60 GB of disk
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: $(INSTALLED)  ## the same at small sizes, in under 3 minutes: benchmarks/report-quick.html
+	$(BIN)/python -m benchmarks --quick $(BENCH_ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
