@@ -34,7 +34,9 @@ def test_every_setting_that_is_named_is_one(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_command_that_is_shown_is_one(path: Path) -> None:
     known = commands(typer.main.get_group(app))
-    shown = set(re.findall(r"^cordboard ([a-z][a-z-]*)|`cordboard ([a-z][a-z-]*)", path.read_text(), re.MULTILINE))
+    shown = set(
+        re.findall(r"^cordboard ([a-z][a-z-]*)|`cordboard ([a-z][a-z-]*)", path.read_text(), re.MULTILINE)
+    )
     assert {first or second for first, second in shown} <= known
 
 

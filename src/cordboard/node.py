@@ -29,7 +29,7 @@ from cordboard.storage.spool import Spool
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.expiry import Expiry
-from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.keeper import BoardKeeper, OnLoad
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.retention import Retention
@@ -66,8 +66,11 @@ class Node:
 
 
 @asynccontextmanager
-async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
-    """A node from its database to its HTTP server, stopped in the reverse order.
+async def running_node(
+    settings: Settings, clock: Clock | None = None, on_load: OnLoad = lambda _: None
+) -> AsyncIterator[Node]:
+    """A node from its database to its HTTP server, stopped in the reverse order; `on_load` hears how far the
+    loading of its board is.
 
     Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable,
     TracingUnavailable, OSError (the port is taken, or the postal table cannot be read).
@@ -79,7 +82,7 @@ async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncI
         async with (
             tracing_of(settings) as tracing,
             running_database(settings, tracing) as (database, postgres),
-            running_switchboard(settings, database, postgres, clock, tracing) as switchboard,
+            running_switchboard(settings, database, postgres, clock, tracing, on_load) as switchboard,
         ):
             token, token_file = admin_token(settings)
             async with (
@@ -125,14 +128,16 @@ async def running_database(
         await postgres.stop()
 
 
-async def serve(settings: Settings, announce: Callable[[Node], None]) -> None:
+async def serve(
+    settings: Settings, announce: Callable[[Node], None], on_load: OnLoad = lambda _: None
+) -> None:
     """Run a node until SIGINT or SIGTERM; `announce` is called when it answers."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     _allow_connections(settings.connections_max)
-    async with running_node(settings) as node:
+    async with running_node(settings, on_load=on_load) as node:
         _tame_collector()
         announce(node)
         _log.info("node.answering", url=node.url)
@@ -181,6 +186,7 @@ async def running_switchboard(
     postgres: EmbeddedPostgres | None,
     clock: Clock,
     tracing: Tracing | None = None,
+    on_load: OnLoad = lambda _: None,
 ) -> AsyncIterator[Switchboard]:
     """Everything but HTTP, over a migrated database. Raises DatabaseAway, DataKeyMissing, BadPostalTable."""
     keys = DataKeys(settings.data_keys())
@@ -191,7 +197,7 @@ async def running_switchboard(
     directory = settings.node_dir()
     make_private_directory(directory)
     throttle = Throttle()
-    keeper = BoardKeeper(database, bell, throttle, directory, clock)
+    keeper = BoardKeeper(database, bell, throttle, directory, clock, on_load)
     progress = ProgressTables(directory / "progress")
     records = CallRecords(database, metrics)
     sender = Sender(

@@ -18,6 +18,7 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
+from cordboard.cli import main
 from cordboard.cli.doctor import Finding, Level, examine
 from cordboard.cli.top import NoEngine, Sample, quantile_ms, read_metrics, summary
 from cordboard.settings import Settings
@@ -25,7 +26,7 @@ from cordboard.simulator.platform import Applet, Connected, Hop, Transcript
 from cordboard.simulator.transcripts import masked, transcript_json
 from cordboard.storage.embedded import DATABASE, EmbeddedPostgres
 
-from .processes import basic, run, serving, until_answered
+from .processes import basic, run, serving, start, until_answered
 
 LINE, AGENT, CUSTOMER = "+918000000010", "+919800000021", "+919800000022"
 PIN = "4821"
@@ -105,6 +106,35 @@ async def test_who_is_not_connected_is_told_by_the_exit_code(engine: Running) ->
     assert (words.code, "hung up" in words.out) == (4, True)
     nobody = await run(engine.data_dir, "call", "nobody", LINE, "--url", engine.url)
     assert (nobody.code, nobody.err) == (1, "cordboard: There is no such tenant.\n")
+
+
+async def test_a_database_that_is_away_has_an_exit_code_of_its_own(data_dir: Path) -> None:
+    away = {"CORDBOARD_DATABASE_URL": "postgresql://somebody:made-up-secret@127.0.0.1:9/x"}
+    ran = await run(data_dir, "tenant", "list", "--json", **away)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (3, "", 1)
+    assert ran.err.startswith("cordboard: the database cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nonsense",), "No such command 'nonsense'."),
+        (("events", "list", "acme1m", "--limit", "0"), "Invalid value for '--limit'"),
+        (("call", "acme1m", LINE, "--flow", "circles"), "Invalid value for '--flow'"),
+        (("vn", "list"), "Missing argument"),
+        (("top", "--once", "--bogus"), "No such option"),
+    ],
+)
+def test_a_bad_command_line_is_one_line_that_names_what_is_wrong(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cordboard", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith(f"cordboard: {said}")
+    assert error.count("\n") == 1
 
 
 async def test_top_tells_once_or_again_and_again_what_the_engine_does(engine: Running) -> None:
@@ -312,6 +342,19 @@ async def test_the_doctor_tells_old_and_new_schemas_and_empty_databases(postgres
 
 
 # ── completion ───────────────────────────────────────────────────────────────
+
+
+async def test_long_work_has_a_bar_where_somebody_looks_on(engine: Running, tmp_path: Path) -> None:
+    terminal, its_end = os.openpty()
+    process = await start(engine.data_dir, "backup", str(tmp_path / "seen"), stderr=its_end, TERM="xterm")
+    out, _ = await process.communicate()
+    os.close(its_end)
+    seen = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert (process.returncode, out.decode().startswith(f"{tmp_path / 'seen'}: ")) == (0, True)
+    assert "writing the backup" in seen
+    unseen = await run(engine.data_dir, "backup", str(tmp_path / "unseen"))
+    assert (unseen.code, unseen.err) == (0, "")
 
 
 async def in_bash(script: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import Annotated, Final
 
 import typer
 from rich.table import Table
 
 from cordboard.cli.reach import run, settings_of
-from cordboard.cli.shell import AsJson, DataDir, show
+from cordboard.cli.shell import AsJson, DataDir, progress, show
 from cordboard.logs import configure_logging
 from cordboard.node import Node, serve
 from cordboard.settings import Settings
@@ -29,7 +30,14 @@ def serve_command(
     """Run the engine until Ctrl-C or SIGTERM."""
     settings = settings_of(host=host, port=port, data_dir=data_dir)
     configure_logging(settings.log_level, settings.log_format)
-    run(serve(settings, _announce))
+    with ExitStack() as loading:
+        advance = loading.enter_context(progress("loading the board"))
+
+        def announce(node: Node) -> None:
+            loading.close()
+            _announce(node)
+
+        run(serve(settings, announce, lambda rows: advance(rows, None)))
 
 
 @app.command("demo")
