@@ -78,7 +78,7 @@ class HopLog:
         if len(self._hops) >= HOP_LINES_WAITING_MAX:
             self._dropped += 1
             return
-        # Worded later, with others: alone, between two steps of a call, a line takes several times as long.
+        # Worded later, with others: alone, between two steps of a call, what words it is cold and slow.
         self._hops.append((hop, self._now_us()))
         self._has_hops.set()
 
