@@ -20,10 +20,12 @@ from pydantic import SecretStr
 
 from cordboard.cli import main
 from cordboard.cli.doctor import Finding, Level, examine
+from cordboard.cli.reach import settings_of as settings_from_environment
 from cordboard.cli.top import NoEngine, Sample, quantile_ms, read_metrics, summary
 from cordboard.settings import Settings
 from cordboard.simulator.platform import Applet, Connected, Hop, Transcript
 from cordboard.simulator.transcripts import masked, transcript_json
+from cordboard.storage.database import newest_migration
 from cordboard.storage.embedded import DATABASE, EmbeddedPostgres
 
 from .processes import basic, run, serving, start, until_answered
@@ -113,6 +115,32 @@ async def test_a_database_that_is_away_has_an_exit_code_of_its_own(data_dir: Pat
     ran = await run(data_dir, "tenant", "list", "--json", **away)
     assert (ran.code, ran.out, ran.err.count("\n")) == (3, "", 1)
     assert ran.err.startswith("cordboard: the database cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense", "must begin with postgresql://"),
+        ("http://somebody:made-up-secret@h/x", "must begin with postgresql://"),
+        ("postgresql://somebody:made-up-secret@h:port/x", "port is no number"),
+        ("postgresql://h:1,i:port/x", "port is no number"),
+        ("postgresql://somebody:made:up@h:1,[::1]:2,i/x?host=/run", None),
+        ("postgresql:///x?host=/run", None),
+    ],
+)
+def test_an_address_of_a_database_is_one_or_is_refused_by_its_name(
+    url: str, said: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORDBOARD_DATABASE_URL", url)
+    if said is None:
+        assert settings_from_environment().database_url == SecretStr(url)
+        return
+    with pytest.raises(SystemExit):
+        settings_from_environment()
+    error = capsys.readouterr().err
+    assert error.startswith("cordboard: CORDBOARD_DATABASE_URL: ")
+    assert said in error
+    assert "made-up-secret" not in error
 
 
 @pytest.mark.parametrize(
@@ -338,6 +366,11 @@ async def test_the_doctor_tells_old_and_new_schemas_and_empty_databases(postgres
     assert (await migrations()).level is Level.WARN
     await connection.execute("INSERT INTO schema_migration VALUES (9999)")
     assert (await migrations()).advice == "upgrade: a newer engine was here"
+    # A schema that says to be ours, and lacks what we ask for.
+    await connection.execute("UPDATE schema_migration SET version = $1", newest_migration())
+    findings = await examine(settings, "http://127.0.0.1:9")
+    [refused] = [finding for finding in findings if finding.level is Level.FAIL]
+    assert refused.found == "refuses what is asked: UndefinedTableError"
     await connection.close()
 
 
