@@ -1,8 +1,8 @@
 """The log: one object or one sentence a line on stderr, and a line for every hop of every call.
 
 Hops are written by a way of their own. A line of structlog's costs 30 µs, which is a third of what a hop
-takes; here it is one call of orjson, 3 µs, behind the answer, and a thread writes what came within some
-milliseconds at once, so that whoever is slow to read the log holds up no call. What he does not read in time
+takes; here it is one call of orjson behind the answer, and a thread writes what came within some milliseconds
+at once, so that whoever is slow to read the log holds up no call. What he does not read in time
 is dropped and counted.
 """
 
@@ -13,10 +13,11 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, assert_never
+from threading import Lock, RLock
+from typing import Any, Final, NamedTuple, TextIO, assert_never
 
 import orjson
 import structlog
@@ -30,10 +31,9 @@ HOP_LINES_WAITING_MAX: Final = 10_000
 WORDED_PER_STEP: Final = 64
 # What came within it is written at once. A person who watches calls does not see it.
 HOP_FLUSH_S: Final = 0.02
-# A write to a pipe of no more than this is not torn apart by another one's (pipe(7), PIPE_BUF).
-PIPE_WRITE_BYTES_MAX: Final = 4_096
-
 STDERR: Final = 2
+# Lines of hops and all others are written by two threads, and a pipe takes 4 kB at a time.
+_STDERR_LOCK: Final = RLock()
 
 _log = structlog.get_logger(__name__)
 
@@ -68,9 +68,10 @@ class HopLog:
         self._render = render
         self._now_us = now_us
         self._write = write
-        # What is to be worded, with its instant, and what is worded and not handed to the thread yet.
+        # What is to be worded, with its instant, and what is worded and not written yet.
         self._hops: deque[tuple[HopLine, int]] = deque()
-        self._lines: list[bytes] = []
+        self._lines: deque[bytes] = deque()
+        self._taking = Lock()
         self._dropped = 0
         self._has_hops = asyncio.Event()
 
@@ -91,12 +92,12 @@ class HopLog:
                 for _ in range(0, len(self._hops), WORDED_PER_STEP):
                     self._word(WORDED_PER_STEP)
                     await asyncio.sleep(0)
-                lines, self._lines = self._lines, []
-                await asyncio.to_thread(self._write_all, lines)
+                await asyncio.to_thread(self._write_worded)
                 self._tell_dropped()
         finally:
+            # Whatever the thread has not taken; if we are cancelled soon enough, it never begins.
             self._word(len(self._hops))
-            self._write_all(self._lines)
+            self._write_worded()
             self._tell_dropped()
 
     def _word(self, count_max: int) -> None:
@@ -108,17 +109,20 @@ class HopLog:
             _log.warning("hops.dropped", lines=self._dropped)
             self._dropped = 0
 
-    def _write_all(self, lines: Sequence[bytes]) -> None:
+    def _write_worded(self) -> None:
+        with self._taking:
+            lines = b"".join([self._lines.popleft() for _ in range(len(self._lines))])
         # Where nobody reads the log any more, there is nobody to tell.
         with suppress(OSError):
-            for piece in _pieces(lines):
-                self._write(piece)
+            if lines:
+                self._write(lines)
 
 
-def write_to_stderr(piece: bytes) -> None:
-    """All of it, past Python's own buffer. Raises OSError."""
-    while piece:
-        piece = piece[os.write(STDERR, piece) :]
+def write_to_stderr(lines: bytes) -> None:
+    """All of it at once, past Python's own buffer. Raises OSError."""
+    with _STDERR_LOCK:
+        while lines:
+            lines = lines[os.write(STDERR, lines) :]
 
 
 def hop_log(settings: Settings, now_us: Callable[[], int], write: Write = write_to_stderr) -> HopLog | None:
@@ -127,20 +131,6 @@ def hop_log(settings: Settings, now_us: Callable[[], int], write: Write = write_
         return None
     render = _for_people() if _is_for_people(settings.log_format) else _for_machines
     return HopLog(render, now_us, write)
-
-
-def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
-    """Whole lines, as many together as a pipe takes in one."""
-    piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if piece and size + len(line) > PIPE_WRITE_BYTES_MAX:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    if piece:
-        yield b"".join(piece)
 
 
 def _for_machines(hop: HopLine, at_us: int) -> bytes:
@@ -208,7 +198,7 @@ def configure_logging(level: str, log_format: LogFormat = LogFormat.AUTO) -> Non
         if _is_for_people(log_format)
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -221,6 +211,11 @@ def configure_logging(level: str, log_format: LogFormat = LogFormat.AUTO) -> Non
     # It prints the bytes of a request that it cannot parse, keys and digits included.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    def createLock(self) -> None:  # noqa: N802 - the standard library's name.
+        self.lock = _STDERR_LOCK
 
 
 def _is_for_people(log_format: LogFormat) -> bool:
