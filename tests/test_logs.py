@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import count
+from pathlib import Path
 
 import orjson
 import pytest
@@ -15,7 +17,6 @@ from structlog.testing import capture_logs
 
 from cordboard.logs import (
     HOP_LINES_WAITING_MAX,
-    PIPE_WRITE_BYTES_MAX,
     HopLine,
     HopLog,
     hop_log,
@@ -134,15 +135,34 @@ def _read_until(descriptor: int, end: bytes) -> bytes:
     return read
 
 
-async def test_pieces_are_whole_lines_that_a_pipe_takes_at_once() -> None:
-    written: list[bytes] = []
-    log = new_log(written)
-    async with running(log):
+async def test_lines_of_hops_and_others_do_not_tear_each_other() -> None:
+    """Both into one pipe that is slower than they are, from a process of their own."""
+    script = """
+import asyncio, logging, structlog
+from cordboard.logs import configure_logging, hop_log
+from cordboard.settings import LogFormat, Settings
+from tests.test_logs import HOP, NOW_US
+
+async def main():
+    configure_logging("info", LogFormat.JSON)
+    log = hop_log(Settings(log_format=LogFormat.JSON), lambda: NOW_US)
+    task = asyncio.ensure_future(log.run())
+    for step in range(40):
         for _ in range(100):
             log.put(HOP)
-    assert len(written) > 1
-    assert all(len(piece) <= PIPE_WRITE_BYTES_MAX and piece.endswith(b"\n") for piece in written)
-    assert sum(piece.count(b"\n") for piece in written) == 100
+        structlog.get_logger("other").info("other", text="x" * 9_000)
+        await asyncio.sleep(0.005)
+    task.cancel()
+    await asyncio.wait([task])
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stderr=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[1]
+    )
+    lines = (await process.communicate())[1].splitlines()
+    events = [orjson.loads(line)["event"] for line in lines]
+    assert (events.count("hop"), events.count("other")) == (4_000, 40)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """The log: one object or one sentence a line on stderr, and a line for every hop of every call.
 
 Hops are written by a way of their own. A line of structlog's costs 30 µs, which is a third of what a hop
-takes; here it is one call of orjson, and a thread writes what came within some milliseconds at once, so that
-whoever is slow to read the log holds up no call. What he does not read in time is dropped and counted.
+takes; here it is one call of orjson behind the answer, and a thread writes what came within some milliseconds
+at once, so that whoever is slow to read the log holds up no call. What he does not read in time
+is dropped and counted.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections import deque
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, assert_never
+from threading import Lock, RLock
+from typing import Any, Final, NamedTuple, TextIO, assert_never
 
 import orjson
 import structlog
@@ -24,12 +27,13 @@ from cordboard.settings import LogFormat, Settings
 
 # Lines that wait to be written: 20,000/s × 0.5 s of a reader who does not read; some 4 MB.
 HOP_LINES_WAITING_MAX: Final = 10_000
+# Some 0.2 ms in which no call is answered.
+WORDED_PER_STEP: Final = 64
 # What came within it is written at once. A person who watches calls does not see it.
 HOP_FLUSH_S: Final = 0.02
-# A write to a pipe of no more than this is not torn apart by another one's (pipe(7), PIPE_BUF).
-PIPE_WRITE_BYTES_MAX: Final = 4_096
-
 STDERR: Final = 2
+# Lines of hops and all others are written by two threads, and a pipe takes 4 kB at a time.
+_STDERR_LOCK: Final = RLock()
 
 _log = structlog.get_logger(__name__)
 
@@ -64,46 +68,61 @@ class HopLog:
         self._render = render
         self._now_us = now_us
         self._write = write
-        self._lines: list[bytes] = []
+        # What is to be worded, with its instant, and what is worded and not written yet.
+        self._hops: deque[tuple[HopLine, int]] = deque()
+        self._lines: deque[bytes] = deque()
+        self._taking = Lock()
         self._dropped = 0
-        self._has_lines = asyncio.Event()
+        self._has_hops = asyncio.Event()
 
     def put(self, hop: HopLine) -> None:
-        if not self._lines:
-            self._has_lines.set()
-        elif len(self._lines) >= HOP_LINES_WAITING_MAX:
+        if len(self._hops) >= HOP_LINES_WAITING_MAX:
             self._dropped += 1
             return
-        self._lines.append(self._render(hop, self._now_us()))
+        # Worded later, with others: alone, between two steps of a call, what words it is cold and slow.
+        self._hops.append((hop, self._now_us()))
+        self._has_hops.set()
 
     async def run(self) -> None:
         try:
             while True:
-                await self._has_lines.wait()
+                await self._has_hops.wait()
                 await asyncio.sleep(HOP_FLUSH_S)
-                self._has_lines.clear()
-                await asyncio.to_thread(self._write_all, self._taken())
+                self._has_hops.clear()
+                for _ in range(0, len(self._hops), WORDED_PER_STEP):
+                    self._word(WORDED_PER_STEP)
+                    await asyncio.sleep(0)
+                await asyncio.to_thread(self._write_worded)
+                self._tell_dropped()
         finally:
-            self._write_all(self._taken())
+            # Whatever the thread has not taken; if we are cancelled soon enough, it never begins.
+            self._word(len(self._hops))
+            self._write_worded()
+            self._tell_dropped()
 
-    def _taken(self) -> Sequence[bytes]:
-        lines, self._lines = self._lines, []
+    def _word(self, count_max: int) -> None:
+        for _ in range(min(count_max, len(self._hops))):
+            self._lines.append(self._render(*self._hops.popleft()))
+
+    def _tell_dropped(self) -> None:
         if self._dropped:
             _log.warning("hops.dropped", lines=self._dropped)
             self._dropped = 0
-        return lines
 
-    def _write_all(self, lines: Sequence[bytes]) -> None:
+    def _write_worded(self) -> None:
+        with self._taking:
+            lines = b"".join([self._lines.popleft() for _ in range(len(self._lines))])
         # Where nobody reads the log any more, there is nobody to tell.
         with suppress(OSError):
-            for piece in _pieces(lines):
-                self._write(piece)
+            if lines:
+                self._write(lines)
 
 
-def write_to_stderr(piece: bytes) -> None:
-    """All of it, past Python's own buffer. Raises OSError."""
-    while piece:
-        piece = piece[os.write(STDERR, piece) :]
+def write_to_stderr(lines: bytes) -> None:
+    """All of it at once, past Python's own buffer. Raises OSError."""
+    with _STDERR_LOCK:
+        while lines:
+            lines = lines[os.write(STDERR, lines) :]
 
 
 def hop_log(settings: Settings, now_us: Callable[[], int], write: Write = write_to_stderr) -> HopLog | None:
@@ -112,20 +131,6 @@ def hop_log(settings: Settings, now_us: Callable[[], int], write: Write = write_
         return None
     render = _for_people() if _is_for_people(settings.log_format) else _for_machines
     return HopLog(render, now_us, write)
-
-
-def _pieces(lines: Sequence[bytes]) -> Iterator[bytes]:
-    """Whole lines, as many together as a pipe takes in one."""
-    piece: list[bytes] = []
-    size = 0
-    for line in lines:
-        if piece and size + len(line) > PIPE_WRITE_BYTES_MAX:
-            yield b"".join(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line)
-    if piece:
-        yield b"".join(piece)
 
 
 def _for_machines(hop: HopLine, at_us: int) -> bytes:
@@ -193,7 +198,7 @@ def configure_logging(level: str, log_format: LogFormat = LogFormat.AUTO) -> Non
         if _is_for_people(log_format)
         else structlog.processors.JSONRenderer(serializer=_to_json)
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -206,6 +211,11 @@ def configure_logging(level: str, log_format: LogFormat = LogFormat.AUTO) -> Non
     # It prints the bytes of a request that it cannot parse, keys and digits included.
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    def createLock(self) -> None:  # noqa: N802 - the standard library's name.
+        self.lock = _STDERR_LOCK
 
 
 def _is_for_people(log_format: LogFormat) -> bool:

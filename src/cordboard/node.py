@@ -30,7 +30,7 @@ from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.expiry import Expiry
 from cordboard.switchboard.follower import BoardFollower
-from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.keeper import BoardKeeper, OnLoad
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.retention import Retention
@@ -77,8 +77,11 @@ class Node(Announced):
 
 
 @asynccontextmanager
-async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Node]:
-    """A node from its database to its HTTP server, stopped in the reverse order.
+async def running_node(
+    settings: Settings, clock: Clock | None = None, on_load: OnLoad = lambda _: None
+) -> AsyncIterator[Node]:
+    """A node from its database to its HTTP server, stopped in the reverse order; `on_load` hears how far the
+    loading of its board is.
 
     Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable,
     TracingUnavailable, OSError (the port is taken, or the postal table cannot be read).
@@ -90,7 +93,7 @@ async def running_node(settings: Settings, clock: Clock | None = None) -> AsyncI
         async with (
             tracing_of(settings) as tracing,
             running_database(settings, tracing) as (database, postgres),
-            running_switchboard(settings, database, postgres, clock, tracing) as switchboard,
+            running_switchboard(settings, database, postgres, clock, tracing, on_load) as switchboard,
         ):
             token, token_file = admin_token(settings)
             async with (
@@ -141,14 +144,16 @@ async def running_database(
         await postgres.stop()
 
 
-async def serve(settings: Settings, announce: Callable[[Announced], None]) -> None:
+async def serve(
+    settings: Settings, announce: Callable[[Announced], None], on_load: OnLoad = lambda _: None
+) -> None:
     """Run a node until SIGINT or SIGTERM; `announce` is called when it answers."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     allow_connections(settings.connections_max)
-    async with running_node(settings) as node:
+    async with running_node(settings, on_load=on_load) as node:
         tame_collector()
         announce(node)
         _log.info("node.answering", url=node.url)
@@ -222,6 +227,7 @@ async def running_switchboard(
     postgres: EmbeddedPostgres | None,
     clock: Clock,
     tracing: Tracing | None = None,
+    on_load: OnLoad = lambda _: None,
 ) -> AsyncIterator[Switchboard]:
     """Everything but HTTP, over a migrated database, in this process.
 
@@ -229,7 +235,7 @@ async def running_switchboard(
     """
     parts = _parts(settings, database, clock, Bell(database), tracing)
     await database.read(lambda connection: check_keys(connection, parts.keys))
-    keeper = BoardKeeper(database, parts.bell, parts.throttle, settings.node_dir(), clock)
+    keeper = BoardKeeper(database, parts.bell, parts.throttle, settings.node_dir(), clock, on_load)
     sender = _sender(parts)
     async with AsyncExitStack() as stack:
         stack.callback(keeper.close)
@@ -264,6 +270,7 @@ async def running_board(
     clock: Clock,
     waiting: Callable[[], None],
     tracing: Tracing | None = None,
+    on_load: OnLoad = lambda _: None,
 ) -> AsyncIterator[None]:
     """What a node does once for all its workers, over a migrated database: applies the feed, lets
     allocations expire, sends events, forgets.
@@ -278,7 +285,7 @@ async def running_board(
     async with AsyncExitStack() as stack:
         waiting()
         await stack.enter_async_context(_board_held(settings.node_dir()))
-        keeper = BoardKeeper(database, parts.bell, parts.throttle, settings.node_dir(), clock)
+        keeper = BoardKeeper(database, parts.bell, parts.throttle, settings.node_dir(), clock, on_load)
         stack.callback(keeper.close)
         progress = _progress(parts, stack)
         salvage = _salvage(parts, None, sender.wake)

@@ -16,6 +16,7 @@ from enum import Enum
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import (
@@ -33,6 +34,8 @@ SHARED_MEMORY_FREE_MIN_BYTES: Final = 256 << 20
 # AES-256.
 DATA_KEY_BYTES: Final = 32
 
+# One of the hosts of a database; an IPv6 address stands in brackets.
+_HOST_AND_PORT: Final = re.compile(r"(\[[^]]*\]|[^:]*)(:[0-9]{1,5})?", re.ASCII)
 _HOST_NAME: Final = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.ASCII | re.IGNORECASE)
 
 
@@ -120,7 +123,7 @@ class Settings(BaseSettings):
     )
     log_hops: bool = Field(
         default=True,
-        description="Whether every hop of every call is a line of `info`; one takes some 3 µs and 330 bytes.",
+        description="Whether every hop of every call is a line of `info`; some 8 µs and 330 bytes each.",
     )
     otel_endpoint: str | None = Field(
         default=None,
@@ -228,6 +231,18 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, given: SecretStr | None) -> SecretStr | None:
+        """What the driver would stumble over with a traceback. Quotes nothing: it may hold a password."""
+        if given is not None:
+            parts = urlsplit(given.get_secret_value())
+            if parts.scheme not in ("postgresql", "postgres"):
+                raise ValueError("must begin with postgresql://")
+            if not all(map(_HOST_AND_PORT.fullmatch, parts.netloc.rpartition("@")[2].split(","))):
+                raise ValueError("has a host whose port is no number")
+        return given
 
     @field_validator("data_key")
     @classmethod

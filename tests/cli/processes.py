@@ -21,7 +21,7 @@ class Ran(NamedTuple):
     err: str
 
 
-async def start(data_dir: Path, *arguments: str, **more: str) -> Process:
+async def start(data_dir: Path, *arguments: str, stderr: int = PIPE, **more: str) -> Process:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("CORDBOARD_")}
     environment |= {
         "CORDBOARD_DATA_DIR": str(data_dir),
@@ -30,12 +30,12 @@ async def start(data_dir: Path, *arguments: str, **more: str) -> Process:
         **more,
     }
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cordboard", *arguments, env=environment, stdout=PIPE, stderr=PIPE
+        sys.executable, "-m", "cordboard", *arguments, env=environment, stdout=PIPE, stderr=stderr
     )
 
 
 async def run(data_dir: Path, *arguments: str, **more: str) -> Ran:
-    process = await start(data_dir, *arguments, **more)
+    process = await start(data_dir, *arguments, stderr=PIPE, **more)
     out, err = await process.communicate()
     assert process.returncode is not None
     return Ran(process.returncode, out.decode(), err.decode())

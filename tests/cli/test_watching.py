@@ -18,14 +18,17 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
+from cordboard.cli import main
 from cordboard.cli.doctor import Finding, Level, examine
+from cordboard.cli.reach import settings_of as settings_from_environment
 from cordboard.cli.top import NoEngine, Sample, quantile_ms, read_metrics, summary
 from cordboard.settings import Settings
 from cordboard.simulator.platform import Applet, Connected, Hop, Transcript
 from cordboard.simulator.transcripts import masked, transcript_json
+from cordboard.storage.database import newest_migration
 from cordboard.storage.embedded import DATABASE, EmbeddedPostgres
 
-from .processes import basic, run, serving, until_answered
+from .processes import basic, run, serving, start, until_answered
 
 LINE, AGENT, CUSTOMER = "+918000000010", "+919800000021", "+919800000022"
 PIN = "4821"
@@ -105,6 +108,61 @@ async def test_who_is_not_connected_is_told_by_the_exit_code(engine: Running) ->
     assert (words.code, "hung up" in words.out) == (4, True)
     nobody = await run(engine.data_dir, "call", "nobody", LINE, "--url", engine.url)
     assert (nobody.code, nobody.err) == (1, "cordboard: There is no such tenant.\n")
+
+
+async def test_a_database_that_is_away_has_an_exit_code_of_its_own(data_dir: Path) -> None:
+    away = {"CORDBOARD_DATABASE_URL": "postgresql://somebody:made-up-secret@127.0.0.1:9/x"}
+    ran = await run(data_dir, "tenant", "list", "--json", **away)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (3, "", 1)
+    assert ran.err.startswith("cordboard: the database cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense", "must begin with postgresql://"),
+        ("http://somebody:made-up-secret@h/x", "must begin with postgresql://"),
+        ("postgresql://somebody:made-up-secret@h:port/x", "port is no number"),
+        ("postgresql://h:1,i:port/x", "port is no number"),
+        ("postgresql://somebody:made:up@h:1,[::1]:2,i/x?host=/run", None),
+        ("postgresql:///x?host=/run", None),
+    ],
+)
+def test_an_address_of_a_database_is_one_or_is_refused_by_its_name(
+    url: str, said: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CORDBOARD_DATABASE_URL", url)
+    if said is None:
+        assert settings_from_environment().database_url == SecretStr(url)
+        return
+    with pytest.raises(SystemExit):
+        settings_from_environment()
+    error = capsys.readouterr().err
+    assert error.startswith("cordboard: CORDBOARD_DATABASE_URL: ")
+    assert said in error
+    assert "made-up-secret" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nonsense",), "No such command 'nonsense'."),
+        (("events", "list", "acme1m", "--limit", "0"), "Invalid value for '--limit'"),
+        (("call", "acme1m", LINE, "--flow", "circles"), "Invalid value for '--flow'"),
+        (("vn", "list"), "Missing argument"),
+        (("top", "--once", "--bogus"), "No such option"),
+    ],
+)
+def test_a_bad_command_line_is_one_line_that_names_what_is_wrong(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cordboard", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith(f"cordboard: {said}")
+    assert error.count("\n") == 1
 
 
 async def test_top_tells_once_or_again_and_again_what_the_engine_does(engine: Running) -> None:
@@ -308,10 +366,28 @@ async def test_the_doctor_tells_old_and_new_schemas_and_empty_databases(postgres
     assert (await migrations()).level is Level.WARN
     await connection.execute("INSERT INTO schema_migration VALUES (9999)")
     assert (await migrations()).advice == "upgrade: a newer engine was here"
+    # A schema that says to be ours, and lacks what we ask for.
+    await connection.execute("UPDATE schema_migration SET version = $1", newest_migration())
+    findings = await examine(settings, "http://127.0.0.1:9")
+    [refused] = [finding for finding in findings if finding.level is Level.FAIL]
+    assert refused.found == "refuses what is asked: UndefinedTableError"
     await connection.close()
 
 
 # ── completion ───────────────────────────────────────────────────────────────
+
+
+async def test_long_work_has_a_bar_where_somebody_looks_on(engine: Running, tmp_path: Path) -> None:
+    terminal, its_end = os.openpty()
+    process = await start(engine.data_dir, "backup", str(tmp_path / "seen"), stderr=its_end, TERM="xterm")
+    out, _ = await process.communicate()
+    os.close(its_end)
+    seen = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert (process.returncode, out.decode().startswith(f"{tmp_path / 'seen'}: ")) == (0, True)
+    assert "writing the backup" in seen
+    unseen = await run(engine.data_dir, "backup", str(tmp_path / "unseen"))
+    assert (unseen.code, unseen.err) == (0, "")
 
 
 async def in_bash(script: str) -> str:

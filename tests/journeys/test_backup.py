@@ -14,7 +14,7 @@ import pytest
 from cordboard.simulator.client import Client
 from cordboard.simulator.engine import EngineProcess
 from cordboard.simulator.receiver import EventKind, Receiver
-from cordboard.storage.backup import BackupRefused, _without_password, dump
+from cordboard.storage.backup import BackupRefused, dump, without_password
 
 from .conftest import MakeEngine
 from .test_service import again, cli, moved
@@ -97,4 +97,4 @@ async def test_a_backup_that_fails_leaves_nothing_with_its_name(tmp_path: Path) 
 )
 def test_no_process_list_shows_the_password(dsn: str, shown: str, password: str | None) -> None:
     secrets = {} if password is None else {"PGPASSWORD": password}
-    assert _without_password(dsn) == (shown, secrets)
+    assert without_password(dsn) == (shown, secrets)

@@ -122,6 +122,9 @@ async def examine(settings: Settings, base_url: str) -> list[Finding]:
     except (DatabaseAway, PostgresUnavailable) as away:
         advice = "see CORDBOARD_DATABASE_URL and the database's own log"
         findings.append(Finding("database", Level.FAIL, f"cannot be reached: {away}", advice))
+    except asyncpg.PostgresError as refused:
+        found = f"refuses what is asked: {type(refused).__name__}"
+        findings.append(Finding("database", Level.FAIL, found, "its user must own the engine's tables"))
     findings.append(await _engine(base_url))
     return findings
 

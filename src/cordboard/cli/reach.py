@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+import asyncpg
 import uvloop
 from pydantic import ValidationError
 
@@ -65,6 +66,9 @@ def run(work: Awaitable[Result]) -> Result:
         fail("something that was kept sealed was changed since; the database may be damaged")
     except DatabaseAway as away:
         fail(f"the database cannot be reached ({away})", ExitCode.AWAY)
+    except asyncpg.PostgresError as refused:
+        # The class alone: the text may quote what was stored.
+        fail(f"the database refuses ({type(refused).__name__})")
     except CommitUnknown:
         fail("the database was lost during the commit: look whether the change was made", ExitCode.AWAY)
     except OSError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
 from cordboard.cli.reach import run, settings_of
-from cordboard.cli.shell import AsJson, DataDir, show
+from cordboard.cli.shell import AsJson, DataDir, progress, show
 from cordboard.logs import configure_logging
 from cordboard.node import Announced, serve
 from cordboard.settings import Settings
@@ -38,8 +39,15 @@ def serve_command(
     configure_logging(settings.log_level, settings.log_format)
     if settings.workers:
         run(supervise(lambda: Settings(**given), _announce))
-    else:
-        run(serve(settings, _announce))
+        return
+    with ExitStack() as loading:
+        advance = loading.enter_context(progress("loading the board"))
+
+        def announce(node: Announced) -> None:
+            loading.close()
+            _announce(node)
+
+        run(serve(settings, announce, lambda rows: advance(rows, None)))
 
 
 @app.command("demo")

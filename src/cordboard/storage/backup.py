@@ -88,7 +88,7 @@ async def _watch(file: Path, on_progress: Callable[[int], None]) -> None:
 
 
 async def _run(program: str, dsn: str, *arguments: str) -> None:
-    address, secrets = _without_password(dsn)
+    address, secrets = without_password(dsn)
     process = await asyncio.create_subprocess_exec(
         str(client_programs() / program),
         f"--dbname={address}",
@@ -110,7 +110,7 @@ async def _run(program: str, dsn: str, *arguments: str) -> None:
         raise BackupRefused(f"{program} ended with code {process.returncode}: {words}")
 
 
-def _without_password(dsn: str) -> tuple[str, Mapping[str, str]]:
+def without_password(dsn: str) -> tuple[str, Mapping[str, str]]:
     """The address as others may see it among the processes, and what goes beside it in the environment."""
     parts = urlsplit(dsn)
     user, is_user, hosts = parts.netloc.rpartition("@")

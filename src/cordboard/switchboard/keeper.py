@@ -10,6 +10,7 @@ import heapq
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -41,17 +42,28 @@ BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = structlog.get_logger(__name__)
 
 
+OnLoad = Callable[[int], None]
+"""Hears how many rows of the board that is being loaded are there."""
+
+
 class BoardKeeper:
     """Owns the board's directory. `open` before use, `run` in a task of the owner, `close` at the end."""
 
     def __init__(
-        self, database: Database, bell: Bell, throttle: Throttle, directory: Path, clock: Clock
+        self,
+        database: Database,
+        bell: Bell,
+        throttle: Throttle,
+        directory: Path,
+        clock: Clock,
+        on_load: OnLoad = lambda _: None,
     ) -> None:
         self._database = database
         self._bell = bell
         self._throttle = throttle
         self._directory = directory
         self._clock = clock
+        self._on_load = on_load
         self._tables: BoardTables | None = None
         self._positions: dict[int, int] = {}
         self._pulse = Pulse(directory)
@@ -166,8 +178,11 @@ class BoardKeeper:
 
         async def read(connection: Connection) -> None:
             heads = await feed.heads(connection)
+            loaded = 0
             async for cell, changes in feed.snapshot(connection):
                 tables.load(cell, changes)
+                loaded += len(changes)
+                self._on_load(loaded)
                 await asyncio.sleep(0)
             tables.set_positions(heads)
             await self._restore_throttle(connection)

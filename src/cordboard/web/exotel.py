@@ -50,6 +50,8 @@ DIGITS_MAX: Final = 255
 INPUT_TIMEOUT_S: Final = 6
 DURATION_S_MAX: Final = 2**31 - 1
 SECONDS_DIGITS_MAX: Final = 100
+# A flow with a wrong key shows in the log at once; whoever knocks at random gets 25 MB a day of it at most.
+STRANGERS_TOLD_PER_MINUTE: Final = 60
 
 # Of the 15 to 40 parameters of a request; one search for these takes half as long as splitting
 # them all, as long as it begins with a character to look for.
@@ -93,6 +95,9 @@ class Exotel:
         self._timeout_s = switchboard.settings.answer_timeout_s
         self._hops = hops
         self._tracing = tracing
+        # Lines about hops of nobody's, and until when they are counted.
+        self._strangers = 0
+        self._strangers_until_s = 0.0
 
     def routes(self) -> list[Route]:
         routes: list[Route] = []
@@ -118,7 +123,8 @@ class Exotel:
             query = read_query(request.rel_url.raw_query_string)
             tenant = self._authenticate(request, query)
             if tenant is None:
-                self._tell(_Said("unauthorized"), name, request_id, None, None, started_s)
+                if self._may_tell_of_stranger():
+                    self._tell(_Said("unauthorized"), name, request_id, None, None, started_s)
                 return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
             caller: Caller | None = None
             try:
@@ -170,6 +176,13 @@ class Exotel:
         if self._hops is not None:
             self._tell(_said(decision), "passthru", request_id, tenant, caller, started_s)
         return reply
+
+    def _may_tell_of_stranger(self) -> bool:
+        now_s = time.monotonic()
+        if now_s >= self._strangers_until_s:
+            self._strangers, self._strangers_until_s = 0, now_s + 60
+        self._strangers += 1
+        return self._strangers <= STRANGERS_TOLD_PER_MINUTE
 
     def _authenticate(self, request: web.Request, query: Query) -> TenantView | None:
         tenant_id = request.match_info["tenant"]
