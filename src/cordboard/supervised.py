@@ -161,15 +161,9 @@ async def _keep_board(assignment: Assignment, supervisor: Supervisor) -> None:
         await database.connect()
         stack.push_async_callback(database.close)
         await database.migrate()
+        say_waiting = partial(supervisor.say, WAITING)
         await stack.enter_async_context(
-            running_board(
-                settings,
-                database,
-                SystemClock(),
-                lambda: supervisor.say(WAITING),
-                tracing,
-                _tell_now_and_then(),
-            )
+            running_board(settings, database, SystemClock(), say_waiting, tracing, _tell_now_and_then())
         )
         tame_collector()
         supervisor.say(READY)
