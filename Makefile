@@ -21,8 +21,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## start an engine, allocate, place simulated calls, show every hop
 	$(BIN)/cordboard demo
 
+# A file is one process's, for the engine that its tests share; more than four servers help nobody.
 test: $(INSTALLED)  ## the whole test suite, on the real embedded PostgreSQL
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TEST_ARGS)
 
 $(OPS_INSTALLED): $(INSTALLED) $(wildcard tests/ops/install_*.sh)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,ops]'
@@ -32,7 +33,7 @@ $(OPS_INSTALLED): $(INSTALLED) $(wildcard tests/ops/install_*.sh)
 test-ops: $(OPS_INSTALLED)  ## the tests that need a browser and other programs; as root it installs them
 	$(BIN)/python -m pytest -m ops tests/ops $(TEST_ARGS)
 
-soak: $(INSTALLED)  ## kill the engine a thousand times, and its database fifty times; some 30 minutes
+soak: $(INSTALLED)  ## kill the engine a thousand times, and its database 500 times; an hour
 	CORDBOARD_SOAK_KILLS=$${CORDBOARD_SOAK_KILLS:-1000} $(BIN)/python -m pytest -s tests/journeys/test_kill.py $(TEST_ARGS)
 
 serve: $(INSTALLED)  ## run the engine on 127.0.0.1:8080 with its data in ./data

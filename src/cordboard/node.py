@@ -318,7 +318,7 @@ async def running_worker(
         stack.callback(follower.close)
         progress = _progress(parts, stack)
         wake_sender = parts.bell.ring_for_events
-        # One that was killed may have left a spool under the same name, which the node drains meanwhile.
+        settings.spool_dir.mkdir(mode=0o700, exist_ok=True)
         spool = _spool(parts, settings.spool_dir / f"{slot}.{os.getpid()}", stack)
         recording = _recording(parts, spool, wake_sender)
         switchboard = _switchboard(parts, follower, progress, recording, wake_sender)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -255,6 +256,8 @@ async def test_what_killed_workers_spooled_is_drained_and_one_starts_without_a_d
     await tenant.allocate([agent], [customer])
     await postgres.stop()
     strangers = [a_person() for _ in range(4)]
+    # It holds numbers.
+    assert stat.S_IMODE((engine.data_dir / "spool").stat().st_mode) == 0o700
     async with on_new_connections(tenant) as everywhere:
         for stranger in strangers:
             assert await everywhere.call(stranger).enter(PIN) == "connect"

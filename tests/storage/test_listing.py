@@ -346,7 +346,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
     await write_calls(
         office,
         [
-            CallRow(connected, decision_of("connect", standing), seconds(5), "hop-of-the-call-2"),
+            CallRow(connected, decision_of("connect", standing), seconds(5), request_id="hop-of-the-call-2"),
             CallRow(refused, Refuse(Reason.NO_ALLOCATION), seconds(-1)),
         ],
     )

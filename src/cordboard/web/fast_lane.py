@@ -4,7 +4,7 @@ call consists of, a plain GET of the passthru applet.
 A request that is recognised to the last byte, and that can be answered at once, is answered in the call that
 brought its bytes: no task, no router, no request object. The first one that is anything else brings aiohttp
 in, which then answers everything on that connection, so that there is one reader of HTTP for all that needs
-one. `python -m benchmarks passthru` says what it is worth.
+one. `python -m benchmarks beside` says what it is worth.
 
 Before and behind that, a connection is closed whose client is too slow or says too much: aiohttp waits for
 the rest of a request, and for the reading of an answer, as long as the client likes.
