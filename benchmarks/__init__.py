@@ -1,1 +1,1 @@
-"""Figures about the engine on this machine, printed and never asserted: `python -m benchmarks -h`."""
+"""Figures about the engine on this machine, reported and never asserted: `python -m benchmarks -h`."""

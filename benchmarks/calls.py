@@ -1,4 +1,4 @@
-"""Requests of a telephony platform as bytes, with the parameters and their order as in production."""
+"""Requests of a telephony platform as bytes, their parameters in the order of production (exotel.md 2.3)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Final
 from uuid import uuid4
 
 from cordboard.clock import SECOND_US
-from cordboard.simulator.wire import CallFacts, before_dial, encoded
+from cordboard.simulator.wire import CallFacts, Query, before_dial, encoded, greeting
 
 # 5 January 2026, 10:00 in India.
 STARTED_US: Final = 1_767_587_400 * SECOND_US
+ASKED_US: Final = STARTED_US + 8 * SECOND_US
+
+APPLETS: Final = ("passthru", "gather", "connect", "greeting")
 
 _SID, _CALLER, _VN, _DIGITS = "CALLSIDHERE", "CALLERHERE", "VNHERE", "DIGITSHERE"
 
@@ -46,12 +49,11 @@ class AppletRequests:
     generator one join."""
 
     def __init__(self, tenant: str, key: str, applet: str) -> None:
-        facts = CallFacts(_SID, _CALLER, _VN, STARTED_US)
-        digits = _DIGITS if applet == "passthru" else None
-        query = encoded(before_dial(facts, STARTED_US + 8 * SECOND_US, digits=digits))
+        # Programmable Connect and Gather say so by a header (exotel.md 1.5).
+        version = "Exotel-Version: 1.0\r\n" if applet in {"connect", "gather"} else ""
         text = (
-            f"GET /v1/tenants/{tenant}/exotel/{applet}?key={key}&{query} HTTP/1.1\r\n"
-            "Host: 127.0.0.1\r\nUser-Agent: Exotel\r\nAccept: */*\r\n\r\n"
+            f"GET /v1/tenants/{tenant}/exotel/{applet}?key={key}&{encoded(_query(applet))} HTTP/1.1\r\n"
+            f"Host: 127.0.0.1\r\nUser-Agent: Exotel\r\nAccept: */*\r\n{version}\r\n"
         )
         head, _, self._tail = text.partition(_SID)
         self._head = head.encode()
@@ -63,3 +65,16 @@ class AppletRequests:
 
     def requests(self, call_sids: Iterable[bytes], tails: Iterable[bytes]) -> Iterator[bytes]:
         return map(b"".join, zip(repeat(self._head), call_sids, tails, strict=False))
+
+
+def _query(applet: str) -> Query:
+    facts = CallFacts(_SID, _CALLER, _VN, STARTED_US)
+    match applet:
+        case "passthru":
+            return before_dial(facts, ASKED_US, digits=_DIGITS)
+        case "gather" | "connect":
+            return before_dial(facts, ASKED_US, call_status="ringing")
+        case "greeting":
+            return greeting(facts)
+        case _:
+            raise ValueError(f"no such applet: {applet}")

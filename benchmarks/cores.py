@@ -60,9 +60,23 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def is_postgres(pid: int) -> bool:
+    """Whether it is one of PostgreSQL's processes."""
+    try:
+        name = (Path("/proc") / str(pid) / "comm").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return name.startswith("postgres")
+
+
 def cpu_s(*pids: int) -> float:
     """CPU time that these processes have had, user and system; nothing for one that is gone."""
     return sum(_cpu_s(pid) for pid in pids)
+
+
+def own_memory_bytes(*pids: int) -> int:
+    """Memory of these processes that is theirs alone, by proc_pid_statm(5): no files, and no board."""
+    return sum(_own_memory_bytes(pid) for pid in pids)
 
 
 async def until_quiet(*pids: int) -> None:
@@ -93,3 +107,11 @@ def _cpu_s(pid: int) -> float:
         return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
+
+
+def _own_memory_bytes(pid: int) -> int:
+    try:
+        _, resident, shared, *_ = (Path("/proc") / str(pid) / "statm").read_text(encoding="ascii").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

@@ -1,60 +1,54 @@
-"""A stranger's PIN: the hop that asks for it, and the hop that takes it with a durable outcome.
+"""A stranger's PIN: the hop that takes it with a durable outcome, at rates that a node is to be good for.
 
 Every call is another stranger's, and every PIN is right: each becomes a member, which is the most that one
-hop can write.
+hop can write. Each was asked before, as calls are; that hop is `gather` in `benchmarks.hops`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from itertools import cycle, islice
+from itertools import islice
+from math import ceil
 from typing import Final
 
-from benchmarks.calls import AppletRequests, CallSids, Hop
+from benchmarks.calls import AppletRequests, CallSids
 from benchmarks.constant import BODY
-from benchmarks.engine import CLIENTS, STRANGERS, Engine, Measured, pin_of, virtual_number_of
-from benchmarks.report import Figure, quantile
+from benchmarks.engine import CLIENTS, Engine
+from benchmarks.figures import Figure, measured_figure
+from benchmarks.world import TENANT
 
 PART: Final = "verify"
-# More than anybody is asked in the time of one run.
-CALLS_MAX: Final = 100_000
-# What a node is promised to be good for, in an open loop: callers do not wait for each other.
-HOPS_PER_S: Final = 200
+RATES_PER_S: Final = (200, 500)
+WARM_UP_S: Final = 1.0
+# Poisson arrivals of a long run exceed their mean by less than this.
+RESERVE: Final = 1.3
+# Strangers of this part; those of `hops` begin at the first of them.
+FIRST_STRANGER: Final = 50_000_000
 
 
 async def verify(engine: Engine, seconds: float) -> AsyncIterator[Figure]:
-    tenant, key = engine.credentials.tenant_id, engine.credentials.applet_key
-    prompt, entry = AppletRequests(tenant, key, "gather"), AppletRequests(tenant, key, "passthru")
-    # Strangers come round to the same allocations, each with a call and a number of its own.
-    allocations = range(engine.allocations)
-    hops = [
-        Hop(STRANGERS + i, virtual_number_of(index), pin_of(index))
-        for i, index in enumerate(islice(cycle(allocations), CALLS_MAX))
-    ]
-    call_sids = list(islice(CallSids(), len(hops)))
-
-    asked = await engine.measure(CLIENTS, prompt.requests(call_sids, map(prompt.tail, hops)), seconds)
-    yield _figure("a stranger is asked", asked, "gather, the first hop of a call")
-
-    # Those who were asked, in the order in which they were asked.
-    known = asked.load.requests
-    entries = entry.requests(call_sids[:known], map(entry.tail, hops))
-    paced = await engine.measure_at(HOPS_PER_S, entries, 2 * seconds, ending=BODY)
-    note = "passthru, its outcome durable and the stranger a member when answered"
-    yield _figure("the PIN is right", paced, note, f"{HOPS_PER_S} hops/s")
-    took = await engine.measure(CLIENTS, entries, seconds, ending=BODY)
-    yield _figure("the PIN is right", took, note)
-
-
-def _figure(what: str, measured: Measured, note: str, load: str = f"{CLIENTS} clients") -> Figure:
-    latencies_ns = measured.load.latencies_ns
-    return Figure(
-        PART,
-        f"{what}, {load}",
-        per_second=measured.load.per_second,
-        p50_us=quantile(latencies_ns, 0.5) / 1e3,
-        p99_us=quantile(latencies_ns, 0.99) / 1e3,
-        p999_us=quantile(latencies_ns, 0.999) / 1e3,
-        cpu_us=measured.cpu_us,
-        note=note,
-    )
+    """`seconds` at each rate, then as fast as it goes."""
+    key = engine.credentials.applet_key
+    prompt, entry = AppletRequests(TENANT, key, "gather"), AppletRequests(TENANT, key, "passthru")
+    first = FIRST_STRANGER
+    for rate in (*RATES_PER_S, None):
+        # As fast as it goes is limited by how many were asked.
+        calls = ceil((rate or RATES_PER_S[-1]) * (seconds + WARM_UP_S) * RESERVE) + CLIENTS
+        hops = engine.world.strangers_hops(calls, first)
+        first += calls
+        call_sids = list(islice(CallSids(), calls))
+        await engine.measure(CLIENTS, prompt.requests(call_sids, map(prompt.tail, hops)), None)
+        entries = entry.requests(call_sids, map(entry.tail, hops))
+        if rate is None:
+            measured = await engine.measure(CLIENTS, entries, None, ending=BODY)
+            what = f"a right PIN, {CLIENTS} connections"
+        else:
+            measured = await engine.measure_at(rate, entries, seconds, ending=BODY, warm_up_s=WARM_UP_S)
+            what = f"a right PIN, {rate:,}/s due"
+        yield measured_figure(
+            PART,
+            what,
+            [measured],
+            allocations=engine.world.allocations,
+            note="durable, and the stranger a member, when answered",
+        )

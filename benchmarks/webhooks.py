@@ -10,15 +10,14 @@ from collections.abc import AsyncIterator
 from typing import Final, cast
 from uuid import UUID
 
-from benchmarks.cores import Cores, cpu_s, descendants
+from benchmarks.cores import cpu_s
 from benchmarks.engine import CALLS_BACK, Engine
-from benchmarks.report import Figure
+from benchmarks.figures import Figure
 from cordboard.clock import SystemClock
 from cordboard.routing.model import AllocationId, Product
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.database import Connection as DatabaseConnection
 from cordboard.storage.database import Database
-from cordboard.storage.embedded import running_server
 from cordboard.storage.events import NewEvent, add_events, pending_count
 from cordboard.storage.facts import VerifiedFacts
 from cordboard.storage.provisioning import change_settings, get_tenant
@@ -30,23 +29,19 @@ WAIT_S: Final = 60.0
 POLL_S: Final = 0.05
 
 
-async def webhooks(engine: Engine, cores: Cores, events: int) -> AsyncIterator[Figure]:
-    address = running_server(engine.process.postgres_dir)
-    assert address is not None, "the engine runs, so its database does"
+async def webhooks(engine: Engine, events: int) -> AsyncIterator[Figure]:
     receiver = Receiver()
     server = await asyncio.get_running_loop().create_server(lambda: Connection(receiver), CALLS_BACK)
     port = server.sockets[0].getsockname()[1]
-    database = Database(**address.connect_kwargs)
+    database = Database(**engine.database.connect_kwargs)
     await database.connect()
-    for pid in descendants(engine.process.pid):
-        cores.pin(pid, cores.other)
     try:
         tenant_id = engine.credentials.tenant_id
         url = {"verified_caller_event_endpoint": f"http://{CALLS_BACK}:{port}/events"}
         clock = SystemClock()
         await change_settings(database, tenant_id, url, clock.now_us())
         cell = (await get_tenant(database, tenant_id)).cell
-        before_s = cpu_s(engine.process.pid)
+        before_s = cpu_s(*engine.own_pids)
         # In one transaction, so that all of them are there when the first is sent.
         new = [told_of(number) for number in range(events)]
 
@@ -61,11 +56,12 @@ async def webhooks(engine: Engine, cores: Cores, events: int) -> AsyncIterator[F
             while await database.read(pending_count):  # noqa: ASYNC110 - another process's work.
                 await asyncio.sleep(POLL_S)
         seconds = asyncio.get_running_loop().time() - receiver.first_s
-        used_s = cpu_s(engine.process.pid) - before_s
+        used_s = cpu_s(*engine.own_pids) - before_s
         again = receiver.events - events
         yield Figure(
             PART,
-            "one process, one receiver",
+            "one node, one receiver",
+            allocations=engine.world.allocations,
             per_second=events / seconds,
             cpu_us=used_s / events * 1e6,
             note=f"{events:,} events signed, delivered and on record with their attempts; {again} sent twice",

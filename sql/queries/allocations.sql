@@ -358,6 +358,18 @@ CROSS JOIN LATERAL (
     LIMIT $2
 ) AS ended;
 
+-- name: earliest_end
+-- Of all that are active; an end in the past is one that nobody has released yet.
+SELECT min(earliest.expires_at)
+FROM feed_head
+CROSS JOIN LATERAL (
+    SELECT allocation.expires_at
+    FROM allocation
+    WHERE allocation.cell = feed_head.cell AND allocation.state = 'active' AND allocation.expires_at IS NOT NULL
+    ORDER BY allocation.expires_at
+    LIMIT 1
+) AS earliest;
+
 -- name: lock_active
 -- The rows to be released, in the order in which everybody locks them.
 SELECT id

@@ -28,7 +28,7 @@ RETURNING tenant_id, subject, seq;
 -- can finish that event meanwhile, and who finishes it finds this one. A minimum and not NOT EXISTS, which
 -- may be planned as a join with everything that is pending.
 INSERT INTO event (cell, id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts, state,
-    due_at, created_at)
+    due_at, created_at, request_id)
 SELECT $1, new.id, new.tenant_id, new.subject, new.seq, new.product, new.kind, new.endpoint_key, new.endpoint,
     new.facts, 'pending',
     CASE WHEN new.seq = min(new.seq) OVER (PARTITION BY new.tenant_id, new.subject) AND (
@@ -37,10 +37,10 @@ SELECT $1, new.id, new.tenant_id, new.subject, new.seq, new.product, new.kind, n
         WHERE earlier.cell = $1 AND earlier.tenant_id = new.tenant_id AND earlier.subject = new.subject
             AND earlier.state = 'pending'
     ) IS NULL THEN $11::timestamptz END,
-    $11
+    $11, new.request_id
 FROM unnest($2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
-        $10::jsonb[])
-    AS new (id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts)
+        $10::jsonb[], $12::text[])
+    AS new (id, tenant_id, subject, seq, product, kind, endpoint_key, endpoint, facts, request_id)
 ORDER BY new.tenant_id, new.subject, new.seq;
 
 -- name: pending_cells
@@ -116,6 +116,7 @@ FROM due
 WHERE event.cell = $1 AND event.id = due.id
 RETURNING event.cell, event.id, event.tenant_id, event.subject, event.seq, event.product, event.kind, event.facts,
     event.attempts, event.attempts_before_replay, event.due_at, event.created_at, event.replayed_at,
+    event.request_id,
     coalesce(
         (SELECT nullif(tenant.settings ->> event.endpoint_key, '')
          FROM tenant WHERE tenant.cell = $1 AND tenant.id = event.tenant_id),
@@ -223,11 +224,19 @@ LIMIT $8;
 -- name: events_at
 SELECT event.id, event.subject, event.seq, event.product, event.kind, event.state, event.attempts, event.due_at,
     event.created_at, event.replayed_at, event.finished_at, event.last_result, event.facts, event.facts_are,
+    event.request_id,
     coalesce(nullif(tenant.settings ->> event.endpoint_key, ''), event.endpoint) AS endpoint
 FROM event
 LEFT JOIN tenant ON tenant.cell = $1 AND tenant.id = event.tenant_id
 WHERE event.cell = $1 AND event.tenant_id = $2 AND event.id = ANY($3::uuid[])
 ORDER BY event.created_at DESC, event.id DESC;
+
+-- name: newest_of_subject
+SELECT id
+FROM event
+WHERE cell = $1 AND tenant_id = $2 AND subject = $3
+ORDER BY seq DESC
+LIMIT $4;
 
 -- name: attempts_of
 SELECT attempt, at, status, ms, error
@@ -303,3 +312,29 @@ FROM feed_head
 CROSS JOIN LATERAL (
     SELECT count(*) AS events FROM event WHERE event.cell = feed_head.cell AND event.state = 'pending'
 ) AS pending;
+
+-- name: pending
+-- How many, $1 at most, and since when the oldest of them waits to be told, or to be told again. Reads their
+-- rows: `due_at` is moved by every failed attempt, and so says nothing of an event's age. Of all cells at once:
+-- asked cell by cell, and most events being one cell's, the planner reads the whole table for each of the 256.
+SELECT count(*) AS events, min(counted.begun_at) AS oldest_at
+FROM (
+    SELECT coalesce(event.replayed_at, event.created_at) AS begun_at
+    FROM event
+    WHERE event.state = 'pending'
+    LIMIT $1
+) AS counted;
+
+-- name: dead_count
+-- At most $1 of each tenant: without a retention they are kept for ever, and nobody deals with more by hand.
+SELECT coalesce(sum(dead.events), 0)::bigint
+FROM tenant
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events
+    FROM (
+        SELECT 1
+        FROM event
+        WHERE event.cell = tenant.cell AND event.tenant_id = tenant.id AND event.state = 'dead'
+        LIMIT $1
+    ) AS counted
+) AS dead;

@@ -8,9 +8,11 @@ SELECT $1, $2 + row.position, row.tag, row.kind, row.body, $6
 FROM unnest($3::bigint[], $4::text[], $5::text[]) WITH ORDINALITY AS row (tag, kind, body, position);
 
 -- name: rows_after
--- Lateral, because the plain join is planned as a scan of the whole feed.
+-- The heads first: nearly always nothing is new, and a plan that was made while the feed was one page would
+-- read all of it for every cell. Lateral, because the plain join is planned as a scan of the whole feed.
 SELECT row.cell, row.n, row.tag, row.kind, row.body
 FROM unnest($1::smallint[], $2::bigint[]) AS position (cell, n)
+JOIN feed_head ON feed_head.cell = position.cell AND feed_head.n > position.n
 CROSS JOIN LATERAL (
     SELECT feed.cell, feed.n, feed.tag, feed.kind, feed.body
     FROM feed

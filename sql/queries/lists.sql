@@ -195,9 +195,10 @@ LIMIT $9;
 
 -- name: calls_at
 SELECT call.call_sid, call.virtual_number, call.caller, call.decision, call.reason, call.matched, call.allocation_id,
-    allocation.product, call.side, call.target, call.first_hop_at, call.last_hop_at, call_end.call_type,
+    allocation.product, call.side, call.target, call.hops, call.first_hop_at, call.last_hop_at, call_end.call_type,
     call_end.dial_call_status, call_end.dialled, call_end.dial_call_duration_s, call_end.on_call_duration_s,
-    call_end.recording_url, call_end.start_time, call_end.ended_at
+    call_end.recording_url, call_end.start_time, call_end.ended_at, call.request_id,
+    call_end.request_id AS end_request_id
 FROM unnest($3::text[], $4::bigint[], $5::bigint[]) WITH ORDINALITY
     AS wanted (call_sid, virtual_number, caller, position)
 JOIN call ON call.cell = $1 AND call.tenant_id = $2 AND call.call_sid = wanted.call_sid
@@ -293,7 +294,8 @@ LIMIT $9;
 
 -- name: verifications_at
 SELECT verification.call_sid, verification.virtual_number, verification.caller, verification.outcome,
-    verification.reason, verification.allocation_id, verification.side, verification.verified_at
+    verification.reason, verification.allocation_id, verification.side, verification.verified_at,
+    verification.request_id
 FROM unnest($3::text[], $4::bigint[], $5::bigint[], $6::bytea[]) WITH ORDINALITY
     AS wanted (call_sid, virtual_number, caller, digits_digest, position)
 JOIN verification ON verification.cell = $1 AND verification.tenant_id = $2

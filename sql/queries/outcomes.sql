@@ -1,12 +1,13 @@
 -- name: insert
 -- The first outcome of an entry stands, however often and wherever it is sent again.
 INSERT INTO verification (cell, tenant_id, call_sid, virtual_number, caller, digits_digest, outcome, reason,
-    allocation_id, side, verified_at)
+    allocation_id, side, verified_at, request_id)
 SELECT $1, new.tenant_id, new.call_sid, new.virtual_number, new.caller, new.digits_digest, new.outcome, new.reason,
-    new.allocation_id, new.side, new.verified_at
+    new.allocation_id, new.side, new.verified_at, new.request_id
 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bytea[], $7::text[], $8::text[], $9::uuid[],
-    $10::text[], $11::timestamptz[])
-    AS new (tenant_id, call_sid, virtual_number, caller, digits_digest, outcome, reason, allocation_id, side, verified_at)
+    $10::text[], $11::timestamptz[], $12::text[])
+    AS new (tenant_id, call_sid, virtual_number, caller, digits_digest, outcome, reason, allocation_id, side, verified_at,
+            request_id)
 ORDER BY new.tenant_id, new.call_sid, new.virtual_number, new.caller, new.digits_digest
 ON CONFLICT DO NOTHING
 RETURNING tenant_id, call_sid, virtual_number, caller, digits_digest;

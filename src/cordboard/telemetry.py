@@ -1,23 +1,22 @@
-"""Every metric and every log field, named once. Labels come from closed sets, never from a caller."""
+"""Every metric, named once. Labels come from closed sets, never from a caller."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from bisect import bisect_left
-from collections.abc import Iterator, MutableMapping, Sequence
-from itertools import accumulate
-from typing import Any, Final
+import asyncio
+import resource
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Final
 
-import orjson
-import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
-from cordboard.routing.model import LastEntry, Matched, Reason, ThrottleScope
-from cordboard.routing.numbers import E164, Pin
+from cordboard.routing.allocate import PRECEDENCE
+from cordboard.routing.model import ThrottleScope
+from cordboard.tallies import IS_SHARED, SLOT, DecisionCounter, LatencyHistogram
 
 # From a tenth of a millisecond, what a decision takes with all its HTTP, to the budget of 1 s.
 LATENCY_BUCKETS_S: Final = (
@@ -27,69 +26,42 @@ LATENCY_BUCKETS_S: Final = (
 DECISION_BUCKETS_S: Final = (
     0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.01, 0.1,
 )  # fmt: skip
+# What a process killed with `kill -9` takes with it; the counts of a second are some 30 writes to memory.
+PUBLISHED_EVERY_S: Final = 1.0
+# Ten wakings a second, 10 µs each, find a pause of 50 ms every other time.
+LAG_SAMPLED_EVERY_S: Final = 0.1
 
 
-DecisionWord = Matched | LastEntry | Reason
+class Fault(Enum):
+    """Why a hop was refused although nothing is wrong with it: ours, and not the caller's or carrier's."""
 
-_DECISION_OF: Final = {Matched: "connect", LastEntry: "ask_pin", Reason: "refuse"}
-
-
-class LatencyHistogram(Collector):
-    """A histogram for the path of every call: `observe` takes a quarter of prometheus_client's time.
-
-    Its own Histogram takes two locks and walks the buckets; here is one bisection, in one thread.
-    """
-
-    def __init__(
-        self, name: str, documentation: str, buckets: Sequence[float], label: str, values: Sequence[str]
-    ) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._label = label
-        self._bounds = tuple(buckets)
-        self._counts = {value: [0] * (len(buckets) + 1) for value in values}
-        self._sums = dict.fromkeys(values, 0.0)
-
-    def observe(self, value: str, seconds: float) -> None:
-        """Count `seconds` under the label value, which is one of those named at the start."""
-        self._counts[value][bisect_left(self._bounds, seconds)] += 1
-        self._sums[value] += seconds
-
-    def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
-        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        for value, counts in self._counts.items():
-            buckets = list(zip(bounds, accumulate(counts), strict=True))
-            family.add_metric([value], buckets, self._sums[value])
-        yield family
+    TIMEOUT = "timeout"
+    SPOOL_FULL = "spool_full"
+    SPOOL_UNUSABLE = "spool_unusable"
+    BUG = "bug"
 
 
-class DecisionCounter(Collector):
-    """Decisions by kind and by how they matched or why they were refused; every word is known beforehand."""
+class PinOutcome(Enum):
+    SUCCESS = "success"
+    FAILURE = "failure"
 
-    def __init__(self) -> None:
-        self._counts: dict[DecisionWord, int] = dict.fromkeys((*Matched, *LastEntry, *Reason), 0)
 
-    def count(self, word: DecisionWord) -> None:
-        """One more; a third of what a Counter's lock takes, in the one thread that decides."""
-        self._counts[word] += 1
-
-    def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(
-            "cordboard_decisions",
-            "Decisions about calls, by kind and by how they matched or why they were refused.",
-            labels=["decision", "reason"],
-        )
-        for word, count in self._counts.items():
-            family.add_metric([_DECISION_OF[type(word)], word.value], count)
-        yield family
+class AllocationChange(Enum):
+    MADE = "made"
+    UPDATED = "updated"
+    RELEASED = "released"
+    EXPIRED = "expired"
 
 
 class Metrics:
-    """All metrics of one engine, in a registry of their own."""
+    """What the processes of a node count, each by itself: `run` in a task of the owner.
+
+    Any process tells what all of them counted. What can be read from what they share is in `Measured`.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._sampled: list[tuple[Gauge, Callable[[], float]]] = []
         self.decisions = DecisionCounter()
         self.registry.register(self.decisions)
         self.decision_seconds = LatencyHistogram(
@@ -120,54 +92,10 @@ class Metrics:
             ["outcome"],
             registry=self.registry,
         )
-        self.connections = Gauge(
-            "cordboard_connections",
-            "HTTP connections that are open.",
-            registry=self.registry,
-        )
         self.throttled = Counter(
             "cordboard_throttled_total",
             "Refusals because too many PINs were wrong, by whose.",
             ["scope"],
-            registry=self.registry,
-        )
-        self.throttles_full = Gauge(
-            "cordboard_throttles_full",
-            "Windows of wrong PINs that are full now: entries are refused for them.",
-            ["scope"],
-            registry=self.registry,
-        )
-        for scope in ThrottleScope:
-            # An alert on what has never happened needs a zero to compare with.
-            self.throttled.labels(scope.value)
-            self.throttles_full.labels(scope.value)
-        self.pool_virtual_numbers = Gauge(
-            "cordboard_pool_virtual_numbers",
-            "Virtual numbers of a tenant, by what the engine may do with them.",
-            ["tenant", "state"],
-            registry=self.registry,
-        )
-        self.pool_allocations = Gauge(
-            "cordboard_pool_allocations",
-            "Live allocations on the virtual numbers of a tenant; one on two numbers counts on both.",
-            ["tenant"],
-            registry=self.registry,
-        )
-        self.pool_numbers = Gauge(
-            "cordboard_pool_numbers",
-            "Numbers with a route on the virtual numbers of a tenant; one on two of them counts on both.",
-            ["tenant"],
-            registry=self.registry,
-        )
-        self.pool_free_pins = Gauge(
-            "cordboard_pool_free_pins",
-            "Free PINs on that virtual number of a tenant which has the fewest, by their length.",
-            ["tenant", "length"],
-            registry=self.registry,
-        )
-        self.allocations_live = Gauge(
-            "cordboard_allocations_live",
-            "Allocations on the board.",
             registry=self.registry,
         )
         self.allocation_changes = Counter(
@@ -176,19 +104,10 @@ class Metrics:
             ["change"],
             registry=self.registry,
         )
-        self.board_bytes = Gauge(
-            "cordboard_board_bytes",
-            "Size of the board, in bytes.",
-            registry=self.registry,
-        )
-        self.board_age_seconds = Gauge(
-            "cordboard_board_age_seconds",
-            "Time since the board was last known to be equal to the database, in seconds.",
-            registry=self.registry,
-        )
-        self.events_pending = Gauge(
-            "cordboard_events_pending",
-            "Events that wait for their delivery.",
+        self.allocation_refusals = Counter(
+            "cordboard_allocation_refusals_total",
+            "Creates that were refused when they were tried, by the code of the answer.",
+            ["code"],
             registry=self.registry,
         )
         self.webhook_attempts = Counter(
@@ -203,20 +122,24 @@ class Metrics:
             buckets=(*LATENCY_BUCKETS_S, 2.5, 5.0),
             registry=self.registry,
         )
-        self.database_up = Gauge(
-            "cordboard_database_up",
-            "Whether PostgreSQL answers (1) or not (0).",
+        self.commit_seconds = Histogram(
+            "cordboard_commit_seconds",
+            "Time that PostgreSQL took for one COMMIT, in seconds.",
+            buckets=(*LATENCY_BUCKETS_S, 2.5, 5.0, 10.0),
             registry=self.registry,
         )
-        self.spool_records = Gauge(
+        self.connections = self._gauge("cordboard_connections", "HTTP connections that are open.")
+        self.spool_records = self._gauge(
             "cordboard_spool_records",
             "Outcomes and ends in the spool that the database does not have yet.",
-            registry=self.registry,
         )
-        self.spool_bytes = Gauge(
-            "cordboard_spool_bytes",
-            "Size of the spool, in bytes; it is full at the setting spool_bytes_max.",
-            registry=self.registry,
+        self.spool_bytes = self._gauge("cordboard_spool_bytes", "Size of the spool, in bytes.")
+        self.spool_bytes_max = self._gauge(
+            "cordboard_spool_bytes_max", "Size at which the spool is full, in bytes."
+        )
+        self.spool_set_aside = self._gauge(
+            "cordboard_spool_set_aside",
+            "Pieces of the spool that could not be used and are kept beside it, for a person to look at.",
         )
         self.spool_written = Counter(
             "cordboard_spool_written_total",
@@ -228,63 +151,174 @@ class Metrics:
             "Outcomes and ends that the database took from the spool.",
             registry=self.registry,
         )
-        self.spool_set_aside = Gauge(
-            "cordboard_spool_set_aside",
-            "Pieces of the spool that could not be used and are kept beside it, for a person to look at.",
-            registry=self.registry,
-        )
         self.call_rows_dropped = Counter(
             "cordboard_call_rows_dropped_total",
             "Records of decisions lost: the database was away for too long, or refuses them.",
             registry=self.registry,
         )
-
-
-def _hide_numbers(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Numbers and PINs become their masked text, whatever the renderer would make of them."""
-    for key, value in event.items():
-        if isinstance(value, E164 | Pin):
-            event[key] = str(value)
-    return event
-
-
-def _to_json(event: MutableMapping[str, Any], **_: Any) -> str:
-    return orjson.dumps(event, default=repr).decode()
-
-
-def configure_logging(level: str) -> None:
-    """One JSON object a line on stderr, for our own log lines and those of libraries alike."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-        _hide_numbers,
-    ]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(serializer=_to_json),
-            ],
+        self.database_connections_in_use = self._gauge_of_process(
+            "cordboard_database_connections_in_use", "Connections of the pool to PostgreSQL that are at work."
         )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
-    # It prints the bytes of a request that it cannot parse, keys and digits included.
-    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+        self.database_connections_max = self._gauge_of_process(
+            "cordboard_database_connections_max", "Connections to PostgreSQL that the pool may have."
+        )
+        self._resident_memory = self._gauge_of_process(
+            "cordboard_process_resident_memory_bytes", "Memory of the process, in bytes."
+        )
+        self.sample(self._resident_memory, _resident_memory_bytes)
+        self._event_loop_lag = Histogram(
+            "cordboard_event_loop_lag_seconds",
+            "How much later than asked for the event loop of the process woke a task, in seconds.",
+            ["slot"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        ).labels(SLOT)
+        # An alert on what has never happened needs a zero to compare with.
+        for fault in Fault:
+            self.faults.labels(fault.value)
+        for outcome in PinOutcome:
+            self.pin_outcomes.labels(outcome.value)
+        for scope in ThrottleScope:
+            self.throttled.labels(scope.value)
+        for code in PRECEDENCE:
+            self.allocation_refusals.labels(code.name.lower())
+        for change in AllocationChange:
+            self.allocation_changes.labels(change.value)
+
+    def sample(self, gauge: Gauge, read: Callable[[], float]) -> None:
+        """Keep a gauge at what `read` says of this process, every second and at every scrape of it."""
+        self._sampled.append((gauge, read))
+
+    async def run(self) -> None:
+        """Publish every second, and at the end, until cancelled; and watch how late this loop is."""
+        loop = asyncio.get_running_loop()
+        publish_at_s = 0.0
+        try:
+            while True:
+                if loop.time() >= publish_at_s:
+                    self.publish()
+                    publish_at_s = loop.time() + PUBLISHED_EVERY_S
+                due_at_s = loop.time() + LAG_SAMPLED_EVERY_S
+                await asyncio.sleep(LAG_SAMPLED_EVERY_S)
+                self._event_loop_lag.observe(max(loop.time() - due_at_s, 0.0))
+        finally:
+            self.publish()
+
+    def publish(self) -> None:
+        """Hand on what this process counted since the last time, for all processes of the node to tell.
+
+        Whoever is killed with `kill -9` takes what it counted of calls since then, a second at most.
+        """
+        self.decisions.publish()
+        self.decision_seconds.publish()
+        self.request_seconds.publish()
+        for gauge, read in self._sampled:
+            gauge.set(read())
+
+    def exposition(self, measured: Measured) -> bytes:
+        """All of it in the text format of Prometheus. Takes some milliseconds, and may run in a thread."""
+        scrape = CollectorRegistry()
+        if IS_SHARED:
+            MultiProcessCollector(scrape)  # type: ignore[no-untyped-call]
+        else:
+            scrape.register(self.registry)
+        scrape.register(measured)
+        return generate_latest(scrape)
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        """What the processes of a node have together."""
+        return Gauge(name, documentation, registry=self.registry, multiprocess_mode="livesum")
+
+    def _gauge_of_process(self, name: str, documentation: str) -> Gauge:
+        """What each process has, under its slot."""
+        # No two processes write under one label, so that there is nothing to merge.
+        gauge = Gauge(name, documentation, ["slot"], registry=self.registry, multiprocess_mode="livemax")
+        return gauge.labels(SLOT)
+
+
+class Measured(Collector):
+    """What any process can read from what all share; made anew for each scrape, so that of tenants that are
+    gone nothing stays. What cannot be read at the time of the scrape is left out."""
+
+    def __init__(self) -> None:
+        self.pool_virtual_numbers = GaugeMetricFamily(
+            "cordboard_pool_virtual_numbers",
+            "Virtual numbers of a tenant, by what the engine may do with them.",
+            labels=["tenant", "state"],
+        )
+        self.pool_allocations = GaugeMetricFamily(
+            "cordboard_pool_allocations",
+            "Live allocations on the virtual numbers of a tenant; one on two numbers counts on both.",
+            labels=["tenant"],
+        )
+        self.pool_numbers = GaugeMetricFamily(
+            "cordboard_pool_numbers",
+            "Numbers with a route on the virtual numbers of a tenant; one on two of them counts on both.",
+            labels=["tenant"],
+        )
+        self.pool_free_pins = GaugeMetricFamily(
+            "cordboard_pool_free_pins",
+            "Free PINs on that virtual number of a tenant which has the fewest, by their length.",
+            labels=["tenant", "length"],
+        )
+        self.pool_idle_virtual_numbers = GaugeMetricFamily(
+            "cordboard_pool_idle_virtual_numbers",
+            "Virtual numbers of a tenant that the engine may pick and on which nothing stands.",
+            labels=["tenant"],
+        )
+        self.pool_guess_probability_max = GaugeMetricFamily(
+            "cordboard_pool_guess_probability_max",
+            "Chance that one random entry hits a live PIN of its length, on that virtual number of a tenant"
+            " and for that length for which it is the greatest; 0 to 1.",
+            labels=["tenant"],
+        )
+        self.throttles_full = GaugeMetricFamily(
+            "cordboard_throttles_full",
+            "Windows of wrong PINs that are full now: entries are refused for them.",
+            labels=["scope"],
+        )
+        self.allocations_live = GaugeMetricFamily(
+            "cordboard_allocations_live", "Allocations on the board.", labels=[]
+        )
+        self.board_bytes = GaugeMetricFamily(
+            "cordboard_board_bytes", "Size of the board, in bytes.", labels=[]
+        )
+        self.board_age_seconds = GaugeMetricFamily(
+            "cordboard_board_age_seconds",
+            "Time since the board was last known to be equal to the database, in seconds.",
+            labels=[],
+        )
+        self.database_up = GaugeMetricFamily(
+            "cordboard_database_up", "Whether PostgreSQL answers (1) or not (0).", labels=[]
+        )
+        self.feed_lag_rows = GaugeMetricFamily(
+            "cordboard_feed_lag_rows", "Changes in the feed that are not on the board yet.", labels=[]
+        )
+        self.expiry_lag_seconds = GaugeMetricFamily(
+            "cordboard_expiry_lag_seconds",
+            "Time since the first allocation ended that is not released yet, in seconds; 0 if there is none.",
+            labels=[],
+        )
+        self.events_pending = GaugeMetricFamily(
+            "cordboard_events_pending",
+            "Events that wait for their delivery; 100,000 are counted at most.",
+            labels=[],
+        )
+        self.events_oldest_pending_seconds = GaugeMetricFamily(
+            "cordboard_events_oldest_pending_seconds",
+            "Time for which the oldest pending event has waited, in seconds; 0 if there is none.",
+            labels=[],
+        )
+        self.events_dead = GaugeMetricFamily(
+            "cordboard_events_dead",
+            "Events that were given up and are kept; of each tenant 10,000 are counted at most.",
+            labels=[],
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        yield from vars(self).values()
+
+
+def _resident_memory_bytes() -> float:
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * resource.getpagesize()

@@ -512,7 +512,18 @@ async def test_the_engine_says_how_it_is(client: Client, tenant: Tenant) -> None
         "cordboard_allocations_live ",
         "cordboard_board_bytes ",
         "cordboard_board_age_seconds ",
+        "cordboard_allocation_changes_total{",
+        "cordboard_allocation_refusals_total{",
+        "cordboard_commit_seconds_bucket",
+        "cordboard_event_loop_lag_seconds_bucket",
+        "cordboard_process_resident_memory_bytes{",
+        "cordboard_database_connections_in_use{",
+        "cordboard_feed_lag_rows ",
+        "cordboard_expiry_lag_seconds ",
         "cordboard_events_pending ",
+        "cordboard_events_oldest_pending_seconds ",
+        "cordboard_events_dead 0.0",
+        "cordboard_spool_records 0.0",
         "cordboard_database_up 1.0",
     ):
         assert f"\n{name}" in metrics, name

@@ -330,7 +330,7 @@ async def test_a_full_spool_refuses_what_needs_a_record_and_connects_the_rest(
     assert (await refused.passthru(PIN)).status == 302
     assert await tenant.call(agent).targets() == [customer]
     faults = (await at(engine).ask("GET", "/metrics")).body
-    assert 'cordboard_faults_total{fault="SpoolFull"} 3.0' in faults
+    assert 'cordboard_faults_total{fault="spool_full"} 3.0' in faults
     assert await metric(at(engine), "cordboard_spool_records") == len(answered)
 
     await postgres.start()

@@ -41,12 +41,13 @@ async def test_an_erased_person_is_a_stranger_and_nobody_else_notices(tenant: Te
         again = await client.admin("POST", "/erase", body)
         assert set(again.body.values()) == {0}
 
+    assert (await tenant.api("GET", f"/calls?caller={ann[1:]}")).body["data"]["items"] == []
+    # Who calls from here on is on record again.
     assert await tenant.call(ann).select() == "pin"
     assert await tenant.call(cat).select() == "pin"
     assert await tenant.call(dan).targets() == [ben]
     shown = await tenant.api("GET", f"/greenpin/{made['greenpin_id']}")
     assert shown.body["data"]["a"]["numbers"] == [dan]
-    assert (await tenant.api("GET", f"/calls?caller={ann[1:]}")).body["data"]["items"] == []
     # With the PIN she is who anybody with it would be.
     assert await tenant.call(cat).enter(PIN) == "connect"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import urlencode
 
@@ -54,11 +54,19 @@ class Replies:
 
     async def next_whole(self) -> tuple[int, str, str]:
         """Status, content type and body."""
+        status, headers, body = await self._next()
+        return status, headers["content-type"], body
+
+    async def next_headers(self) -> Mapping[str, str]:
+        """By their names in small letters."""
+        return (await self._next())[1]
+
+    async def _next(self) -> tuple[int, Mapping[str, str], str]:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
         fields = (line.partition(": ") for line in head.split("\r\n")[1:])
         headers = {name.lower(): value for name, _, value in fields}
         body = await self._reader.readexactly(int(headers["content-length"]))
-        return int(head.split()[1]), headers["content-type"], body.decode()
+        return int(head.split()[1]), headers, body.decode()
 
     async def rest(self) -> bytes:
         """Everything until the engine closes the connection."""

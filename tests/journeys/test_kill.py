@@ -36,8 +36,8 @@ At = Callable[[EngineProcess], Client]
 
 # With 1.5 s for each round, 100 take some two and a half minutes.
 ENGINE_KILLS: Final = int(os.environ.get("CORDBOARD_SOAK_KILLS", "100"))
-# A crash recovery and the way back take some four seconds.
-DATABASE_KILLS: Final = max(ENGINE_KILLS // 20, 2)
+# A crash recovery and the way back take three to four seconds.
+DATABASE_KILLS: Final = max(ENGINE_KILLS // 2, 2)
 # So that a round that fails can be played again; the kernel's moments cannot.
 SEED: Final = int(os.environ.get("CORDBOARD_SOAK_SEED", "20260105"))
 # Between the first request of a round and its kill: some 5 to 200 requests.

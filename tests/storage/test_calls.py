@@ -28,13 +28,22 @@ from cordboard.routing.tenant import (
     TenantSettings,
     parse_settings,
 )
-from cordboard.storage import calls
-from cordboard.storage.calls import SILENT_AFTER_US, SILENT_SINCE_US, CallRow, CallType, NewEnd
+from cordboard.storage import calls, listing
+from cordboard.storage.calls import (
+    HOPS_CHARACTERS_MAX,
+    SILENT_AFTER_US,
+    SILENT_SINCE_US,
+    CallRow,
+    CallType,
+    NewEnd,
+)
 from cordboard.storage.facts import CallCompletedFacts, EventKind, Insights, facts_of
+from cordboard.storage.listing import CallFilter, HopRecord, Span
 from cordboard.storage.outcomes import CallKey
 from tests.storage.office import ANN, BEN, CAT, NOW_US, Office
 
 ASKED = AskPin(4, 3, LastEntry.NONE)
+LENGTH_OF_HOPS = "SELECT length(hops::text) AS length FROM call WHERE cell = $1"
 
 
 def connected(standing: Standing, target: E164 = BEN, side: Side = Side.A) -> Connect:
@@ -84,6 +93,17 @@ async def kept(office: Office) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in rows]
 
 
+async def hops(office: Office) -> list[HopRecord]:
+    """Those of the one call that there is."""
+    page = await office.database.read_snapshot(
+        lambda connection: listing.list_calls(
+            connection, office.cell, office.tenant.id, CallFilter(), Span(0, NOW_US + SECOND_US), None, 10
+        )
+    )
+    [call] = page.items
+    return list(call.hops)
+
+
 async def ends(office: Office) -> dict[str, str]:
     rows = await office.fetch("SELECT call_sid, call_type FROM call_end WHERE cell = $1")
     return {row["call_sid"]: row["call_type"] for row in rows}
@@ -100,11 +120,51 @@ async def test_the_last_decision_stands_and_the_first_hop_keeps_its_time(office:
     assert await kept(office) == [("sid", ANN, "connect", *times)]
 
 
-async def test_a_row_that_comes_late_changes_nothing(office: Office) -> None:
+async def test_a_row_that_comes_late_adds_its_hop_and_decides_nothing(office: Office) -> None:
     standing = await office.made([ANN], [BEN])
     await write(office, row(office, connected(standing), NOW_US + 2))
     await write(office, row(office, Refuse(Reason.WRONG_PIN), NOW_US + 1))
-    assert [kept[2] for kept in await kept(office)] == ["connect"]
+    assert [(kept[2], kept[4]) for kept in await kept(office)] == [("connect", to_datetime(NOW_US + 2))]
+    assert await hops(office) == [
+        HopRecord(NOW_US + 1, "none", "refuse", "wrong_pin", None),
+        HopRecord(NOW_US + 2, "none", "connect", "listed", None),
+    ]
+
+
+async def test_every_hop_is_kept_once_however_often_it_is_written(office: Office) -> None:
+    standing = await office.made([ANN], [BEN])
+    asked_again = AskPin(4, 2, LastEntry.WRONG)
+    rows = [
+        row(office, ASKED, NOW_US)._replace(applet="passthru"),
+        row(office, asked_again, NOW_US + 1)._replace(applet="gather"),
+        row(office, connected(standing), NOW_US + 2),
+    ]
+    await write(office, *rows)
+    await write(office, *rows[1:])
+    assert await hops(office) == [
+        HopRecord(NOW_US, "passthru", "ask_pin", "none", 3),
+        HopRecord(NOW_US + 1, "gather", "ask_pin", "wrong", 2),
+        HopRecord(NOW_US + 2, "none", "connect", "listed", None),
+    ]
+
+
+async def test_a_call_that_goes_on_for_ever_does_not_grow_for_ever(office: Office) -> None:
+    for n in range(HOPS_CHARACTERS_MAX // len('"1767225600000000": "none ask_pin none 3", ') + 3):
+        await write(office, row(office, ASKED, NOW_US + n))
+    [length] = [row["length"] for row in await office.fetch(LENGTH_OF_HOPS)]
+    assert HOPS_CHARACTERS_MAX <= length < HOPS_CHARACTERS_MAX + 50
+    [(_, _, _, _, last_hop_at)] = await kept(office)
+    assert last_hop_at == to_datetime(NOW_US + n)
+
+
+async def test_a_call_that_was_recorded_before_hops_were_has_none(office: Office) -> None:
+    await write(office, row(office, ASKED))
+    await office.database.write(
+        lambda connection: connection.execute("UPDATE call SET hops = NULL WHERE cell = $1", office.cell)
+    )
+    assert await hops(office) == []
+    await write(office, row(office, ASKED, NOW_US + 1))
+    assert [hop.at_us for hop in await hops(office)] == [NOW_US + 1]
 
 
 async def test_each_caller_of_a_call_sid_has_a_row_and_withheld_is_one(office: Office) -> None:

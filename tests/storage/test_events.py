@@ -16,12 +16,14 @@ from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.events import (
     AttemptError,
+    Backlog,
     Claim,
     EventState,
     Lane,
     NewEvent,
     Outcome,
     add_events,
+    backlog,
     claim,
     endpoint_key,
     pending_count,
@@ -689,6 +691,22 @@ async def test_what_is_pending_is_counted(database: Database) -> None:
     assert await database.read(pending_count) == 3
     await end(database, (await claim_due(database))[0])
     assert await database.read(pending_count) == 2
+
+
+async def test_the_backlog_has_an_age_and_its_dead(database: Database) -> None:
+    assert await database.read(backlog) == Backlog(pending=0, oldest_at_us=None, dead=0)
+    await set_subscriber(database, "globex", URL, cell=7)
+    await tell(database, new_event("a"), new_event("a"))
+    await tell(database, new_event(tenant_id="globex"), cell=7, now_us=NOW_US + SECOND_US)
+    assert await database.read(backlog) == Backlog(pending=3, oldest_at_us=NOW_US, dead=0)
+    # A failed attempt makes nothing younger.
+    (first,) = await claim_due(database)
+    again_at_us = NOW_US + 20 * SECOND_US
+    assert await give_back(database, first, again_at_us)
+    assert (await database.read(backlog)).oldest_at_us == NOW_US
+    (again,) = [claimed for claimed in await claim_due(database, again_at_us) if claimed.cell == 0]
+    assert await end(database, again, EventState.DEAD)
+    assert await database.read(backlog) == Backlog(pending=2, oldest_at_us=NOW_US, dead=1)
 
 
 async def test_the_schema_refuses_two_events_of_one_number(database: Database) -> None:

@@ -42,6 +42,7 @@ from cordboard.storage.listing import (
     CallRecord,
     CallRecordKey,
     EndRecord,
+    HopRecord,
     Page,
     Span,
     VerificationFilter,
@@ -345,7 +346,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
     await write_calls(
         office,
         [
-            CallRow(connected, decision_of("connect", standing), seconds(5)),
+            CallRow(connected, decision_of("connect", standing), seconds(5), request_id="hop-of-the-call-2"),
             CallRow(refused, Refuse(Reason.NO_ALLOCATION), seconds(-1)),
         ],
     )
@@ -361,6 +362,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
         recording_url="https://platform.example/r.mp3",
         start_time="2026-01-01 05:30:00",
         at_us=seconds(30),
+        request_id="end-of-the-call-1",
     )
     await office.database.write(lambda connection: calls.record_ends(connection, office.cell, [end], NOW_US))
     page = await calls_page(office, CallFilter())
@@ -378,6 +380,7 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
             target=BEN,
             first_hop_at_us=NOW_US,
             last_hop_at_us=seconds(5),
+            request_id="hop-of-the-call-2",
             end=EndRecord(
                 call_type="completed",
                 dial_call_status="completed",
@@ -387,6 +390,11 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
                 recording_url="https://platform.example/r.mp3",
                 start_time="2026-01-01 05:30:00",
                 ended_at_us=seconds(30),
+                request_id="end-of-the-call-1",
+            ),
+            hops=(
+                HopRecord(NOW_US, "none", "ask_pin", "none", 3),
+                HopRecord(seconds(5), "none", "connect", "listed", None),
             ),
         ),
         CallRecord(
@@ -402,7 +410,9 @@ async def test_a_call_has_what_is_on_record_of_it_and_its_end(office: Office) ->
             target=None,
             first_hop_at_us=seconds(-1),
             last_hop_at_us=seconds(-1),
+            request_id=None,
             end=None,
+            hops=(HopRecord(seconds(-1), "none", "refuse", "no_allocation", None),),
         ),
     ]
 

@@ -175,9 +175,11 @@ async def test_what_ended_while_no_node_ran_is_ended_by_the_next(office: Office,
     clock = SetClock()
     async with node(office, tmp_path, clock):
         assert await still_active(office) == 5
+    assert await office.database.read(allocations.earliest_end_us) == ends_at_us
     clock.move(10 * 86_400)
     async with node(office, tmp_path, clock):
         await until_active(office, 0)
+    assert await office.database.read(allocations.earliest_end_us) is None
     await assert_ended_once(office, standings, ends_at_us)
 
 

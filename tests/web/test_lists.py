@@ -243,6 +243,7 @@ async def test_a_call_is_told_with_its_end(shop: Shop, session: aiohttp.ClientSe
     [call] = await items(shop, "calls", call_sid=call_sid)
     times = {key: call.pop(key) for key in ("first_hop_at", "last_hop_at")}
     ended_at = call["end"].pop("ended_at")
+    assert call.pop("request_id") != call["end"].pop("request_id"), "of two hops"
     assert times["first_hop_at"] < times["last_hop_at"] <= ended_at
     assert call == {
         "call_sid": call_sid,
@@ -309,6 +310,7 @@ async def test_verifications_are_found_by_each_filter_and_never_tell_the_digits(
     answer = await read(shop, "verifications")
     [_, _, told] = answer.data["items"]
     assert told.pop("verified_at").endswith("+05:30")
+    assert told.pop("request_id")
     assert told == {
         "call_sid": right,
         "vn": one,

@@ -71,4 +71,15 @@ async def test_the_metrics_tell_it_of_each_tenant(make_shop: MakeShop, client: C
     assert f"cordboard_pool_allocations{{{tenant}}} 2.0" in told
     assert f"cordboard_pool_numbers{{{tenant}}} 2.0" in told
     assert f'cordboard_pool_free_pins{{length="1",{tenant}}} 9.0' in told
+    # One of the ten PINs of one digit; B's VN and A's are taken.
+    assert f"cordboard_pool_guess_probability_max{{{tenant}}} 0.1" in told
+    assert f"cordboard_pool_idle_virtual_numbers{{{tenant}}} {len(shop.lines) - 2}.0" in told
     assert not any(AGENT[3:] in line for line in told)
+
+
+async def test_of_a_tenant_that_is_gone_the_metrics_tell_nothing(make_shop: MakeShop, client: Client) -> None:
+    shop = await make_shop()
+    tenant = f'tenant="{shop.id}"'
+    assert tenant in (await client.ask("GET", "/metrics")).body
+    assert (await client.admin("DELETE", f"/tenants/{shop.id}")).status == 200
+    assert tenant not in (await client.ask("GET", "/metrics")).body

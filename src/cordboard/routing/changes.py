@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, NamedTuple, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 
 from cordboard.routing.model import (
     Allocation,
@@ -132,6 +132,10 @@ Change = (
     | PinFailed
     | ThrottleCleared
 )
+
+
+# Kinds of rows that the windows of wrong PINs follow.
+WINDOW_KINDS: Final = frozenset({"pin_failed", "throttle_cleared", "tenant_gone"})
 
 
 class FeedRow(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
@@ -84,10 +85,13 @@ class Client:
                 answered = said.decode("utf-8", "replace")
             return Answer(response.status, dict(response.headers), answered)
 
-    async def admin(self, method: str, path: str, body: object = None) -> Answer:
+    async def admin(
+        self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
+    ) -> Answer:
         """`/admin/v1` and `path`."""
         bearer = {"Authorization": f"Bearer {self._admin_token}"}
-        return await self.ask(method, f"/admin/v1{path}", body, headers=bearer)
+        asked = f"?{urlencode(query)}" if query else ""
+        return await self.ask(method, f"/admin/v1{path}{asked}", body, headers=bearer)
 
     async def api(
         self,

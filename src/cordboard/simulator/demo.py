@@ -15,10 +15,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final
 
 import aiohttp
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -28,13 +27,9 @@ from cordboard.clock import SystemClock
 from cordboard.simulator.client import Client, Credentials, Unexpected
 from cordboard.simulator.engine import EngineDidNotStart, EngineProcess
 from cordboard.simulator.platform import (
-    Applet,
     CallResult,
     Connected,
-    Failed,
     Flow,
-    Hop,
-    HungUp,
     Platform,
     Refused,
     Shape,
@@ -42,6 +37,7 @@ from cordboard.simulator.platform import (
     Transcript,
 )
 from cordboard.simulator.receiver import Event, EventKind, NeverCame, Receiver, is_event
+from cordboard.simulator.transcripts import ending_text, hop_table, plain_table, result_text
 
 WIDTH: Final = 100
 
@@ -227,7 +223,7 @@ class _Demo:
 
     async def _allocate(self, credentials: Credentials) -> None:
         self._heading("Allocated", "Three GreenPins over REST.")
-        table = _table("transaction", "side A", "side B", "dials", "usage", "until")
+        table = plain_table("transaction", "side A", "side B", "dials", "usage", "until")
         for body in (
             {
                 "transaction_id": "ORD-7781",
@@ -271,23 +267,10 @@ class _Demo:
             greets_first=scene.shape is Shape.BRANCHES,
         )
         transcript = await self._platform.place(scene.caller, flow)
-        table = _table()
-        # Of one width in all calls, so that the eye can go down the page.
-        for heading, width in (("request", 13), ("sent", 15), ("decision", 8), ("reply", None)):
-            table.add_column(heading, width=width, ratio=None if width else 1)
-        table.add_column("ms", width=5, justify="right")
-        for hop in transcript.hops:
-            table.add_row(
-                Text(_request(hop)),
-                Text(_sent(hop), style="dim"),
-                Text(_decision(hop), style="bold"),
-                _reply(hop),
-                f"{hop.elapsed_ms:.1f}",
-            )
         who = f"{scene.caller.number or 'somebody withheld'} dials {scene.caller.dials}"
         self._out.print(f"   {who}   CallSid {transcript.call_sid}", style="dim")
-        self._print_table(table)
-        self._out.print(Text.assemble("   ⇒ ", _result(transcript.result)))
+        self._print_table(hop_table(transcript.hops))
+        self._out.print(Text.assemble("   ⇒ ", result_text(transcript.result)))
         return transcript
 
     async def _events_of(self, scene: Scene, transcript: Transcript) -> list[str]:
@@ -321,11 +304,11 @@ class _Demo:
 
     def _summarise(self, transcripts: Sequence[Transcript], faults: Sequence[Sequence[str]]) -> None:
         self._heading("Summary", f"{len(SCENES)} calls, {len(self._receiver.events)} events.")
-        table = _table("call", "ended", ">hops", ">ms", "as it should")
+        table = plain_table("call", "ended", ">hops", ">ms", "as it should")
         for scene, transcript, wrong in zip(SCENES, transcripts, faults, strict=True):
             table.add_row(
                 scene.title,
-                _ending(transcript.result),
+                ending_text(transcript.result),
                 str(len(transcript.hops)),
                 f"{sum(hop.elapsed_ms for hop in transcript.hops):.1f}",
                 Text("no: " + "; ".join(wrong), style="red") if wrong else Text("yes", style="green"),
@@ -341,58 +324,7 @@ class _Demo:
 def _mismatch(expected: CallResult, result: CallResult) -> list[str]:
     if result == expected:
         return []
-    return [f"expected: {_result(expected)}"]
-
-
-def _result(result: CallResult) -> Text:
-    match result:
-        case Connected(numbers, caller_id, answered_by):
-            talked = "" if answered_by else ", who did not answer"
-            return Text(f"connected to {', '.join(numbers)}, who sees {caller_id}{talked}", style="green")
-        case Refused(sentence):
-            return Text(f"refused: “{sentence}”" if sentence else "refused without a word", style="yellow")
-        case HungUp():
-            return Text("hung up", style="yellow")
-        case Failed(why):
-            return Text(f"failed: {why}", style="red")
-        case unmatched:
-            assert_never(unmatched)
-
-
-def _ending(result: CallResult) -> Text:
-    """`_result` in short."""
-    match result:
-        case Connected(answered_by=str(number)):
-            return Text(f"connected to {number}", style="green")
-        case Refused():
-            return Text("refused", style="yellow")
-        case _:
-            return _result(result)
-
-
-def _request(hop: Hop) -> str:
-    method = hop.request_line.partition(" ")[0]
-    return f"{method} {hop.applet.value}"
-
-
-def _sent(hop: Hop) -> str:
-    """What of the parameters decides: the digits, or how the call ended."""
-    if hop.applet is Applet.GREETING:
-        return ""
-    if "DialCallStatus" in hop.parameters:
-        return f"{hop.parameters['CallType']}, {hop.parameters['DialCallDuration']} s"
-    return f"digits={hop.parameters['digits']}" if "digits" in hop.parameters else ""
-
-
-def _decision(hop: Hop) -> str:
-    """The engine's word, where a reply has one."""
-    return hop.reply if hop.applet is Applet.PASSTHRU and hop.status is not None else ""
-
-
-def _reply(hop: Hop) -> Text:
-    style = "red" if hop.status is None or hop.status >= 400 else "green" if hop.status == 200 else "yellow"
-    status = Text("none" if hop.status is None else str(hop.status), style=style)
-    return status if _decision(hop) else Text.assemble(status, " ", hop.reply)
+    return [f"expected: {result_text(expected)}"]
 
 
 _SHOWN_OF_EVENTS: Final = {
@@ -413,14 +345,6 @@ def _party(party: dict[str, object]) -> str:
     assert isinstance(numbers, list)
     pin = f"PIN {party['pin']}" if "pin" in party else "no PIN"
     return f"{', '.join(numbers)}\n{pin}"
-
-
-def _table(*columns: str) -> Table:
-    """Columns by their headings; one that begins with `>` is set to the right."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, header_style="dim", expand=True)
-    for column in columns:
-        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
-    return table
 
 
 def _console() -> Console:

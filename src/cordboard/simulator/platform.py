@@ -205,6 +205,8 @@ class Hop:
     status: int | None  # None where nothing came back
     reply: str
     elapsed_ms: float
+    # What the engine calls it, in its log and records.
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,6 +502,7 @@ class Platform:
                 status=reply.status if isinstance(reply, Reply) else None,
                 reply=_summary(applet, method, reply, is_programmable=is_programmable),
                 elapsed_ms=(time.perf_counter() - begun_s) * 1000,
+                request_id=reply.request_id if isinstance(reply, Reply) else None,
             )
             call.hops.append(hop)
         return reply
@@ -518,7 +521,8 @@ class Platform:
                     body += await response.content.read(REPLY_BYTES_MAX + 1 - len(body))
                 if len(body) > REPLY_BYTES_MAX:
                     return NoReply(f"the reply is larger than {REPLY_BYTES_MAX} bytes")
-                return Reply(response.status, response.content_type, body)
+                request_id = response.headers.get("X-Request-Id")
+                return Reply(response.status, response.content_type, body, request_id)
         except TimeoutError:
             return NoReply(f"no reply within {self._fetch_timeout.total:g} s")
         except aiohttp.ClientError as error:

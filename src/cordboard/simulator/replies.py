@@ -29,6 +29,8 @@ class Reply:
     status: int
     content_type: str
     body: bytes
+    # What the engine calls the request, if it says so.
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

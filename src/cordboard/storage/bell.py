@@ -1,8 +1,10 @@
-"""The bell: tells every node that the feed has grown. A hint only; with it lost all is merely later."""
+"""The bell: tells every node that the feed has grown, or that there are events. A hint only; with it lost
+all is merely later."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ import structlog
 from cordboard.storage.database import AWAY, Database, DatabaseAway
 
 CHANNEL: Final = "cordboard_bell"
+EVENTS_CHANNEL: Final = "cordboard_events"
 # A NOTIFY wakes every node; a ring per commit halved the writes with eight listeners (scale.md A.1).
 RING_SPACING_S: Final = 0.002
 RECONNECT_S: Final = 1.0
@@ -20,17 +23,31 @@ _log = structlog.get_logger(__name__)
 
 
 class Bell:
-    """`ring` after a commit, `wait` for the rings of all nodes. `run` is the owner's task."""
+    """`ring` after a commit, `wait` for the rings of all nodes. `run` is the owner's task.
 
-    def __init__(self, database: Database) -> None:
+    A process that neither applies the feed nor sends events only rings (`is_heard` is false).
+    """
+
+    def __init__(self, database: Database, *, is_heard: bool = True) -> None:
         self._database = database
+        self._is_heard = is_heard
         self._rung = asyncio.Event()
         self._to_send = asyncio.Event()
+        self._channels: set[str] = set()
+        self._on_events: Callable[[], None] | None = None
 
     def ring(self) -> None:
-        """Wake the readers of this process now, and those of other nodes soon."""
+        """Wake the readers of this process now, and those of other processes and nodes soon."""
         self._rung.set()
-        self._to_send.set()
+        self._send(CHANNEL)
+
+    def ring_for_events(self) -> None:
+        """Wake whoever sends events, in another process."""
+        self._send(EVENTS_CHANNEL)
+
+    def on_events(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called when another process rings for events."""
+        self._on_events = wake
 
     async def wait(self, timeout_s: float) -> None:
         """Return at the next ring, or after the timeout all the same."""
@@ -47,19 +64,30 @@ class Bell:
                 _log.warning("bell.lost", error=type(away).__name__)
             await asyncio.sleep(RECONNECT_S)
 
+    def _send(self, channel: str) -> None:
+        self._channels.add(channel)
+        self._to_send.set()
+
     async def _serve_connection(self) -> None:
         connection = await self._database.dedicated_connection()
         try:
-            await connection.add_listener(CHANNEL, self._heard)
-            # What was rung while nobody listened.
-            self._rung.set()
+            if self._is_heard:
+                await connection.add_listener(CHANNEL, self._heard)
+                await connection.add_listener(EVENTS_CHANNEL, self._heard_of_events)
+                # What was rung while nobody listened.
+                self._rung.set()
             while True:
                 await self._to_send.wait()
                 self._to_send.clear()
-                await connection.execute(f"NOTIFY {CHANNEL}")
+                channels, self._channels = self._channels, set()
+                await connection.execute("; ".join(f"NOTIFY {channel}" for channel in channels))
                 await asyncio.sleep(RING_SPACING_S)
         finally:
             connection.terminate()
 
     def _heard(self, *_: Any) -> None:
         self._rung.set()
+
+    def _heard_of_events(self, *_: Any) -> None:
+        if self._on_events is not None:
+            self._on_events()

@@ -28,6 +28,15 @@ SILENT_AFTER_US: Final = 4 * 3_600 * SECOND_US
 SILENT_SINCE_US: Final = 7 * 24 * 3_600 * SECOND_US
 
 
+# Some 60 hops: a call has three, one with all its prompts a dozen; a platform that goes round in circles is
+# seen to do so.
+HOPS_CHARACTERS_MAX: Final = 2_400
+
+
+# Of a row that no hop wrote.
+NO_APPLET: Final = "none"
+
+
 class CallType(Enum):
     """How the platform says that a call ended (exotel.md 2.1)."""
 
@@ -38,11 +47,13 @@ class CallType(Enum):
 
 
 class CallRow(NamedTuple):
-    """The latest decision about a call."""
+    """The latest decision about a call, and which applet asked for it."""
 
     call: CallKey
     decision: Decision
     at_us: int
+    applet: str = NO_APPLET
+    request_id: str | None = None
 
 
 class KeptRow(NamedTuple):
@@ -73,25 +84,35 @@ class NewEnd:
     waiting: CallRow | KeptRow | None = None
     # What the board says of the call now, for one whose record a crash has taken.
     derived: CallRow | KeptRow | None = None
+    # Of the request that reported it.
+    request_id: str | None = None
 
 
 async def write_rows(connection: Connection, cell: int, rows: Iterable[CallRow | KeptRow]) -> None:
-    # One statement cannot touch a row twice: the last decision of a call wins.
-    latest = {row.call: row for row in rows}
+    """Write decisions in their order; those of one call become one row with all its hops."""
+    latest: dict[CallKey, Mapping[str, object]] = {}
+    for row in rows:
+        columns = row_columns(row)
+        # One statement cannot touch a row twice: the last decision of a call wins, and keeps the hops before.
+        if (before := latest.get(row.call)) is not None:
+            columns = {**columns, "hops": {**_hops(before), **_hops(columns)}}
+        latest[row.call] = columns
     if latest:
-        await connection.execute(_SQL["upsert"], cell, [row_columns(row) for row in latest.values()])
+        await connection.execute(_SQL["upsert"], cell, list(latest.values()), HOPS_CHARACTERS_MAX)
 
 
 def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
     if isinstance(row, KeptRow):
         return row.columns
-    call, decision, at_us = row
+    call, decision, at_us, applet, request_id = row
     kept: dict[str, object] = {
         "tenant_id": call.tenant_id,
         "call_sid": call.call_sid,
         "virtual_number": call.virtual_number,
         "caller": call.caller or WITHHELD,
         "at_us": at_us,
+        "request_id": request_id,
+        "hops": {str(at_us): hop_text(applet, decision)},
     }
     match decision:
         case Connect():
@@ -109,6 +130,12 @@ def row_columns(row: CallRow | KeptRow) -> Mapping[str, object]:
         case unmatched:
             assert_never(unmatched)
     return kept
+
+
+def _hops(columns: Mapping[str, object]) -> Mapping[str, object]:
+    """None in rows that an engine before this rule has left in the spool."""
+    hops = columns.get("hops")
+    return hops if isinstance(hops, dict) else {}
 
 
 async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd], now_us: int) -> list[None]:
@@ -129,6 +156,7 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
         [item.start_time for item in first.values()],
         [None if item.insights is None else item.insights.to_json() for item in first.values()],
         [to_datetime(item.at_us) for item in first.values()],
+        [item.request_id for item in first.values()],
     )
     ended = [(row["tenant_id"], row["call_sid"]) for row in rows]
     connected = await _connected_calls(connection, cell, ended)
@@ -149,6 +177,7 @@ async def record_ends(connection: Connection, cell: int, items: Sequence[NewEnd]
                 tenant_id=end.tenant_id,
                 subject=str(told["id"]),
                 product=Product(told["product"]),
+                request_id=end.request_id,
                 facts=CallCompletedFacts(
                     transaction_id=told["client_id"],
                     allocation_id=AllocationId(told["id"].bytes),
@@ -215,3 +244,20 @@ def decision_text(decision: Decision) -> str:
             return "ask_pin"
         case Refuse():
             return "refuse"
+
+
+def hop_text(applet: str, decision: Decision) -> str:
+    """Who asked, what was decided and why, as the record of a hop has it; storage/listing.py reads it back.
+
+    >>> hop_text("connect", Refuse(Reason.THROTTLED)), hop_text("passthru", AskPin(4, 2, LastEntry.WRONG))
+    ('connect refuse throttled', 'passthru ask_pin wrong 2')
+    """
+    match decision:
+        case Connect(matched=matched):
+            return f"{applet} connect {matched.value}"
+        case AskPin(attempts_left=attempts_left, last_entry=last_entry):
+            return f"{applet} ask_pin {last_entry.value} {attempts_left}"
+        case Refuse(reason=reason):
+            return f"{applet} refuse {reason.value}"
+        case unmatched:
+            assert_never(unmatched)

@@ -7,6 +7,7 @@ answers again, so that no call spends its time on finding out what is known.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from random import SystemRandom
@@ -17,6 +18,7 @@ import orjson
 import structlog
 
 from cordboard.storage.queries import sql_directory
+from cordboard.tracing import Tracing
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -79,8 +81,17 @@ class CommitUnknown(Exception):
 class Database:
     """A pool of connections to one database. `connect` first, `close` last; both may be repeated."""
 
-    def __init__(self, dsn: str | None = None, **connect_kwargs: Any) -> None:
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        connections_max: int = POOL_SIZE_MAX,
+        tracing: Tracing | None = None,
+        **connect_kwargs: Any,
+    ) -> None:
         self._dsn = dsn
+        self.connections_max = connections_max
+        self._tracing = tracing
         self._connect_kwargs = connect_kwargs
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._in_use: set[Connection] = set()
@@ -89,6 +100,13 @@ class Database:
         self._up = asyncio.Event()
         self._up.set()
         self._suspected = asyncio.Event()
+        # Told how many seconds each COMMIT took that was answered.
+        self.on_commit: Callable[[float], None] | None = None
+
+    @property
+    def connections_in_use(self) -> int:
+        """Of the pool, at most POOL_SIZE_MAX."""
+        return len(self._in_use)
 
     @property
     def is_up(self) -> bool:
@@ -182,15 +200,15 @@ class Database:
         """For another pool on the same database."""
         return {"dsn": self._dsn, **self._connect_kwargs}
 
-    async def connect(self) -> None:
-        """Raises DatabaseAway."""
+    async def connect(self, connections_min: int = 2) -> None:
+        """Raises DatabaseAway; not with a minimum of 0, where the first that needs one finds out."""
         if self._pool is not None:
             return
         with _translated():
             self._pool = await asyncpg.create_pool(
                 self._dsn,
-                min_size=2,
-                max_size=POOL_SIZE_MAX,
+                min_size=connections_min,
+                max_size=self.connections_max,
                 command_timeout=COMMAND_TIMEOUT_S,
                 timeout=CONNECT_TIMEOUT_S,
                 init=_prepare_connection,
@@ -240,7 +258,10 @@ class Database:
         for retries_left in reversed(range(RETRIES_MAX)):
             try:
                 with _translated():
-                    return await self._write_once(work)
+                    if self._tracing is None:
+                        return await self._write_once(work)
+                    with self._tracing.span("commit"):
+                        return await self._write_once(work)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if not retries_left:
                     raise
@@ -259,11 +280,14 @@ class Database:
                 if not connection.is_closed():
                     await transaction.rollback()
                 raise
+            started_s = time.perf_counter()
             try:
                 await transaction.commit()
             except AWAY as lost:
                 self._lose(connection)
                 raise CommitUnknown("the connection was lost during a commit") from lost
+            if self.on_commit is not None:
+                self.on_commit(time.perf_counter() - started_s)
             return result
 
     @asynccontextmanager
@@ -315,7 +339,7 @@ class Database:
                         " VALUES ($1, statement_timestamp())",
                         version,
                     )
-            return max(_migrations())
+            return newest_migration()
 
         return await self.write(run)
 
@@ -334,6 +358,11 @@ def _translated() -> Iterator[None]:
     except AWAY as away:
         # The class alone: messages of the driver may quote arguments.
         raise DatabaseAway(type(away).__name__) from away
+
+
+def newest_migration() -> int:
+    """The schema that this version works with."""
+    return max(_migrations())
 
 
 def _migrations() -> Mapping[int, str]:

@@ -165,12 +165,15 @@ def running_server(directory: Path) -> ServerAddress | None:
 class EmbeddedPostgres:
     """One server over `directory`, which is made at the first start and belongs to the server alone.
 
+    Where the engine needs more than the 50 connections of the initial settings, `connections_min` says so.
+
     `start` and `stop` may be called in any order and more than once; `start` again brings back a server
     that died. The lock is released by the kernel when the engine dies, however it dies; a process forked
     from the engine without exec shares the lock and keeps it.
     """
 
-    def __init__(self, directory: Path, *, start_timeout_s: float = 60.0) -> None:
+    def __init__(self, directory: Path, *, start_timeout_s: float = 60.0, connections_min: int = 0) -> None:
+        self._connections_min = connections_min
         self._directory = directory.resolve()  # also how the server of another engine is recognised
         self._data = self._directory / "data"
         self._password_file = self._directory / "password"
@@ -374,6 +377,8 @@ class EmbeddedPostgres:
         # The setting is a comma-separated list, in which quotes make a name of any characters.
         quoted = '"' + str(socket_directory).replace('"', '""') + '"'
         settings = {**HELD_SETTINGS, "unix_socket_directories": quoted}
+        if self._connections_min > int(INITIAL_SETTINGS["max_connections"]):
+            settings["max_connections"] = str(self._connections_min)
         command = [str(_programs() / "postgres"), "-D", str(self._data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
@@ -762,6 +767,11 @@ def _program_of(command: list[bytes]) -> bytes:
 
 def _read_password(path: Path) -> str:
     return path.read_text(encoding="ascii").strip()
+
+
+def client_programs() -> Path:
+    """Where pg_dump and pg_restore are, of the server's own version. Raises PostgresUnavailable."""
+    return _programs()
 
 
 def _programs() -> Path:

@@ -11,6 +11,7 @@ platforms call things by (transaction ids, tags, CallSids) are theirs and are no
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -62,6 +63,9 @@ class Erasure(Enum):
     LIFTED = "lifted_throttles"
 
 
+OnProgress = Callable[[int, int], None]
+
+
 class Erased(NamedTuple):
     counts: dict[Erasure, int]
     # What the board has to be told; empty if nobody routes otherwise now.
@@ -79,9 +83,11 @@ async def erase(
     now_us: int,
     *,
     is_dry_run: bool = False,
+    on_progress: OnProgress = lambda _, __: None,
 ) -> Erased:
     """Erase one person, of one tenant or of all.
 
+    `on_progress` hears after each tenant how many are done, and of how many.
     A dry run changes nothing and counts what is there now; the event that a release would write is not yet.
     Raises NoSuchTenant, DataKeyMissing (nothing was erased), DatabaseAway, CommitUnknown.
     """
@@ -92,11 +98,12 @@ async def erase(
     counts: Counter[Erasure] = Counter()
     positions: list[Position] = []
     try:
-        for row in tenants:
+        for done, row in enumerate(tenants, start=1):
             one = _OfTenant(
                 database, row["cell"], row["id"], number, keys, now_us, is_dry_run, counts, positions
             )
             await one.run()
+            on_progress(done, len(tenants))
     finally:
         # Also of one that was broken off: what it did is done.
         _log.info(

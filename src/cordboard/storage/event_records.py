@@ -6,7 +6,7 @@ them, because it was told of before them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -67,6 +67,8 @@ class EventRecord:
     replayed_at_us: int | None
     finished_at_us: int | None
     last_result: str | None
+    # Of what brought it about; None where no request did.
+    request_id: str | None
     endpoint: str = field(repr=False)
     # As kept: whole, masked or sealed.
     facts: Mapping[str, Any] = field(repr=False)
@@ -112,6 +114,14 @@ async def list_events(
     return Page(records, EventKey(records[-1].created_at_us, records[-1].id) if has_more else None)
 
 
+async def events_of_subject(
+    connection: Connection, cell: int, tenant_id: str, subject: str, limit: int
+) -> list[EventRecord]:
+    """The newest events of an allocation or, where there was none, of a call."""
+    rows = await connection.fetch(_SQL["newest_of_subject"], cell, tenant_id, subject, limit)
+    return await _events_at(connection, cell, tenant_id, [row["id"] for row in rows])
+
+
 async def show_event(
     connection: Connection, cell: int, tenant_id: str, id: UUID
 ) -> tuple[EventRecord, list[AttemptRecord]]:
@@ -151,6 +161,7 @@ async def _events_at(
             replayed_at_us=_instant_or_none(row["replayed_at"]),
             finished_at_us=_instant_or_none(row["finished_at"]),
             last_result=row["last_result"],
+            request_id=row["request_id"],
             endpoint=row["endpoint"],
             facts=row["facts"],
             is_masked=row["facts_are"] == "masked",
@@ -185,13 +196,19 @@ async def replay_event(connection: Connection, cell: int, tenant_id: str, id: UU
 
 
 async def replay_events(
-    database: Database, cell: int, tenant_id: str, state: EventState, span: Span, now_us: int
+    database: Database,
+    cell: int,
+    tenant_id: str,
+    state: EventState,
+    span: Span,
+    now_us: int,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Let all events of this state that were written within `span` be told again; how many there were.
 
     Those that are masked stay as they are and are not counted.
     A transaction holds all that its subjects have to be told again, so that each subject keeps its order,
-    however many transactions it takes.
+    however many transactions it takes. `on_progress` hears after each how many there were so far.
     """
     assert state is not EventState.PENDING, "what is pending cannot be replayed"
     now, begin, end = to_datetime(now_us), to_datetime(span.from_us), to_datetime(span.before_us)
@@ -219,6 +236,7 @@ async def replay_events(
     while True:
         last, replayed = await database.write(run)
         count += replayed
+        on_progress(count)
         if last is None:
             return count
         after = last

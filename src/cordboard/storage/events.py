@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, assert_never
+from typing import Any, Final, NamedTuple, assert_never
 from uuid import UUID, uuid4
 
 from cordboard.clock import to_datetime, to_instant_us
@@ -27,6 +27,12 @@ from cordboard.storage.subjects import lock_subjects
 
 _SQL: Final = load("events")
 
+# Some 0.4 s on a table of four times as many. Of a longer backlog it is known that it is too long, and how
+# old these are: mostly the oldest, for they lie in the table in the order of their writing.
+PENDING_COUNTED_MAX: Final = 100_000
+# Some 20 ms of an index; an operator with 10,000 dead events has one problem, not 10,000.
+DEAD_COUNTED_MAX: Final = 10_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
@@ -36,6 +42,8 @@ class NewEvent:
     facts: Facts
     # What is told under this key, whichever its subject, is told to the tenant once only.
     once_key: str | None = None
+    # Of what brought it about; None where no request did.
+    request_id: str | None = None
 
 
 def endpoint_key(product: Product, kind: EventKind) -> str:
@@ -93,6 +101,7 @@ async def add_events(connection: Connection, cell: int, events: Sequence[NewEven
         [endpoint for _, endpoint in told],
         [event.facts.to_json() for event, _ in told],
         to_datetime(now_us),
+        [event.request_id for event, _ in told],
     )
 
 
@@ -184,6 +193,8 @@ class Claim:
     # The same of those since it was last replayed, or ever; and since when it is to be told.
     attempts_of_schedule: int
     begun_at_us: int
+    # Of what brought the event about; None where no request did.
+    request_id: str | None
     # Where the tenant wants to be told now; where it wanted to when the event was written, if nowhere now.
     endpoint: str = field(repr=False)
     # As kept, perhaps sealed (a replayed event's); `DataKeys.facts_of` opens them, `facts_of` reads them.
@@ -283,6 +294,7 @@ async def claim(
             attempts=row["attempts"],
             attempts_of_schedule=row["attempts"] - row["attempts_before_replay"],
             begun_at_us=to_instant_us(row["replayed_at"] or row["created_at"]),
+            request_id=row["request_id"],
             endpoint=row["endpoint"],
             facts=row["facts"],
             secrets=tuple(row["secrets"]),
@@ -353,3 +365,23 @@ def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
 async def pending_count(connection: Connection) -> int:
     count: int = await connection.fetchval(_SQL["pending_count"])
     return count
+
+
+class Backlog(NamedTuple):
+    """How the outbox stands, of all tenants."""
+
+    # At most PENDING_COUNTED_MAX.
+    pending: int
+    # Since when the oldest of these waits to be told, or to be told again.
+    oldest_at_us: int | None
+    # At most DEAD_COUNTED_MAX of each tenant.
+    dead: int
+
+
+async def backlog(connection: Connection) -> Backlog:
+    """Bounded, for who asks often: with everything at its limit some 0.4 s."""
+    pending = await connection.fetchrow(_SQL["pending"], PENDING_COUNTED_MAX)
+    assert pending is not None, "counts have a row"
+    oldest_at = pending["oldest_at"]
+    dead: int = await connection.fetchval(_SQL["dead_count"], DEAD_COUNTED_MAX)
+    return Backlog(pending["events"], None if oldest_at is None else to_instant_us(oldest_at), dead)

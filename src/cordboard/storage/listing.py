@@ -6,7 +6,7 @@ wherever it is. Read a page with `Database.read_snapshot`: its keys and what the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
@@ -120,6 +120,19 @@ class EndRecord:
     recording_url: str | None
     start_time: str | None
     ended_at_us: int
+    # Of whoever reported it; here and below None where the row is older than the column.
+    request_id: str | None
+
+
+class HopRecord(NamedTuple):
+    """What was decided at one hop, and which applet asked. `reason` is that of a refusal, how a caller was
+    matched, or the last entry before a prompt; `attempts_left` is told of prompts."""
+
+    at_us: int
+    applet: str
+    decision: str
+    reason: str
+    attempts_left: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +151,11 @@ class CallRecord:
     target: E164 | None
     first_hop_at_us: int
     last_hop_at_us: int
+    # Of the hop with the last decision.
+    request_id: str | None
     end: EndRecord | None
+    # The earliest first; none of a call that was recorded before hops were.
+    hops: tuple[HopRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +170,8 @@ class VerificationRecord:
     allocation_id: UUID | None
     side: Side | None
     verified_at_us: int
+    # Of the hop that brought the digits first.
+    request_id: str | None
 
 
 # ── allocations ──────────────────────────────────────────────────────────────
@@ -276,6 +295,7 @@ def _call_record(row: asyncpg.Record) -> CallRecord:
             recording_url=row["recording_url"],
             start_time=row["start_time"],
             ended_at_us=to_instant_us(row["ended_at"]),
+            request_id=row["end_request_id"],
         )
     return CallRecord(
         call_sid=row["call_sid"],
@@ -291,7 +311,18 @@ def _call_record(row: asyncpg.Record) -> CallRecord:
         first_hop_at_us=to_instant_us(row["first_hop_at"]),
         last_hop_at_us=to_instant_us(row["last_hop_at"]),
         end=end,
+        request_id=row["request_id"],
+        hops=_hops(row["hops"]),
     )
+
+
+def _hops(kept: Mapping[str, str] | None) -> tuple[HopRecord, ...]:
+    """As `calls.hop_text` wrote them."""
+    hops = []
+    for at_us, text in (kept or {}).items():
+        applet, decision, reason, *left = text.split(" ")
+        hops.append(HopRecord(int(at_us), applet, decision, reason, int(left[0]) if left else None))
+    return tuple(sorted(hops))
 
 
 # ── verifications ────────────────────────────────────────────────────────────
@@ -361,6 +392,7 @@ def _verification_record(row: asyncpg.Record) -> VerificationRecord:
         allocation_id=row["allocation_id"],
         side=_side(row["side"]),
         verified_at_us=to_instant_us(row["verified_at"]),
+        request_id=row["request_id"],
     )
 
 

@@ -62,6 +62,8 @@ class NewOutcome:
     # How the tenant wants to be told.
     settings: TenantSettings
     at_us: int
+    # Of the hop that brought the digits.
+    request_id: str | None = None
 
 
 class Recorded(NamedTuple):
@@ -93,6 +95,7 @@ async def record(
         [_allocation_id(item.outcome) for item in first.values()],
         [_side_text(item.outcome) for item in first.values()],
         [to_datetime(item.at_us) for item in first.values()],
+        [item.request_id for item in first.values()],
     )
     inserted = {(_call_key(row), row["digits_digest"]) for row in rows}
     new = [item for key, item in first.items() if key in inserted]
@@ -295,6 +298,7 @@ def _failed(item: NewOutcome, product: Product) -> NewEvent:
         tenant_id=item.call.tenant_id,
         subject=item.call.call_sid,
         product=product,
+        request_id=item.request_id,
         facts=VerificationFailedFacts(
             start_time=item.start_time,
             at_us=item.at_us,
@@ -317,6 +321,7 @@ def _verified(item: NewOutcome, id: UUID, standing: Standing) -> NewEvent:
         # Once for each person and allocation; nobody knows whether two withheld callers are one. Retention
         # and erasure look for keys of this form (sql/queries).
         once_key=None if caller is None else f"verified:{id}:{caller.plus}",
+        request_id=item.request_id,
         facts=VerifiedFacts(
             transaction_id=standing.client_id,
             allocation_id=AllocationId(id.bytes),

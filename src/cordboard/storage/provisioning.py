@@ -205,16 +205,19 @@ async def change_settings(
 
     Raises NoSuchTenant.
     """
+    return await database.write(lambda connection: set_settings(connection, tenant_id, changed, now_us))
 
-    async def run(connection: Connection) -> tuple[Tenant, Position]:
-        tenant = await _tenant(connection, tenant_id, "lock_tenant")
-        merged = {**tenant.settings, **changed}
-        settings = {key: value for key, value in merged.items() if value is not None}
-        await connection.execute(_SQL["update_settings"], tenant_id, settings)
-        tenant = Tenant(tenant.id, tenant.cell, tenant.tenant_no, settings, tenant.created_at_us)
-        return tenant, await _tell(connection, tenant, now_us)
 
-    return await database.write(run)
+async def set_settings(
+    connection: Connection, tenant_id: str, changed: Mapping[str, Any], now_us: int
+) -> tuple[Tenant, Position]:
+    """`change_settings` inside a transaction."""
+    tenant = await _tenant(connection, tenant_id, "lock_tenant")
+    merged = {**tenant.settings, **changed}
+    settings = {key: value for key, value in merged.items() if value is not None}
+    await connection.execute(_SQL["update_settings"], tenant_id, settings)
+    tenant = Tenant(tenant.id, tenant.cell, tenant.tenant_no, settings, tenant.created_at_us)
+    return tenant, await _tell(connection, tenant, now_us)
 
 
 async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Position:

@@ -12,10 +12,12 @@ digits: the files are of mode 0600, and no body is logged.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from struct import Struct
@@ -42,6 +44,10 @@ class SpoolUnusable(Exception):
     """The disk refused to keep a record."""
 
 
+class SpoolHeld(Exception):
+    """Another process has it open."""
+
+
 class Batch(NamedTuple):
     """Records that are not drained yet, oldest first, and where the next one begins."""
 
@@ -63,7 +69,7 @@ class Spool:
 
     def __init__(self, directory: Path, bytes_max: int) -> None:
         self._directory = directory
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._records_fd = -1
         # Of the file: all before `_end` is durable, all before `_drained` is in the database.
         self._end = 0
@@ -88,10 +94,15 @@ class Spool:
         return self._end + self._queued_bytes
 
     def open(self) -> None:
-        """Take up what an engine before us left. Raises OSError."""
+        """Take up what an engine before us left. Raises SpoolHeld, OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / "records"
         self._records_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._records_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise SpoolHeld(self._directory.name) from None
         self._sync_directory()
         size = os.fstat(self._records_fd).st_size
         position = self._read_position()
@@ -117,13 +128,21 @@ class Spool:
             os.close(self._records_fd)
             self._records_fd = -1
 
+    def clear_away(self) -> None:
+        """Remove an empty one that nobody will open again; what was set aside stays. Raises OSError."""
+        assert not self.records, "what is recorded is not thrown away"
+        for name in ("records", "position", "position.new"):
+            (self._directory / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._directory.rmdir()
+
     async def append(self, body: bytes) -> None:
         """Return when it is durable. Raises SpoolFull, SpoolUnusable."""
         assert len(body) <= BODY_BYTES_MAX, "a request was let in that is too long"
         record = _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
         if self._is_broken:
             raise SpoolUnusable("an earlier record could not be taken back")
-        if self.size_bytes + len(record) > self._bytes_max:
+        if self.size_bytes + len(record) > self.bytes_max:
             raise SpoolFull
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((record, done))

@@ -63,6 +63,7 @@ def _outcome_to_json(new: NewOutcome) -> dict[str, object]:
         "digits": new.digits.digits,
         "start_time": new.start_time,
         "at_us": new.at_us,
+        "request_id": new.request_id,
         "wording": _wording(new.settings),
     }
 
@@ -75,6 +76,7 @@ def _outcome_of(kept: Mapping[str, Any]) -> NewOutcome:
         start_time=kept["start_time"],
         settings=_settings_of(kept["wording"]),
         at_us=kept["at_us"],
+        request_id=kept.get("request_id"),
     )
 
 
@@ -116,6 +118,7 @@ def _end_to_json(end: NewEnd) -> dict[str, object]:
         "recording_url": end.recording_url,
         "start_time": end.start_time,
         "at_us": end.at_us,
+        "request_id": end.request_id,
         "insights": None if end.insights is None else end.insights.to_json(),
         "waiting": None if end.waiting is None else row_columns(end.waiting),
         "derived": None if end.derived is None else row_columns(end.derived),
@@ -140,6 +143,7 @@ def _end_of(kept: Mapping[str, Any]) -> NewEnd:
         insights=None if insights is None else Insights.from_json(insights),
         waiting=_row_of(kept["waiting"]),
         derived=_row_of(kept["derived"]),
+        request_id=kept.get("request_id"),
     )
 
 

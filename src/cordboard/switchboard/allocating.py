@@ -48,13 +48,13 @@ from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
 from cordboard.storage.sealing import NO_KEYS, DataKeys, Sealed, bound_to_answer
-from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.picks import Picks
+from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import Revision, Wish
 from cordboard.tables.board import BoardReader
 from cordboard.tables.records import Line, VirtualNumberState
-from cordboard.telemetry import Metrics
+from cordboard.telemetry import AllocationChange, Metrics
 
 # Each try draws other PINs and sees a fresher board; a lost race is rare, eight in a row are a full pool.
 TRIES_MAX: Final = 8
@@ -100,7 +100,7 @@ class Allocating:
     def __init__(
         self,
         database: Database,
-        keeper: BoardKeeper,
+        keeper: BoardSource,
         metrics: Metrics,
         clock: Clock,
         propagation_timeout_s: float,
@@ -195,16 +195,19 @@ class Allocating:
                 raise Unacceptable([revision.pool_changed()]) from None
             if position is None:
                 return Changed(standing, is_propagated=True)
-            self._metrics.allocation_changes.labels("updated").inc()
+            self._metrics.allocation_changes.labels(AllocationChange.UPDATED.value).inc()
             return Changed(standing, await self._is_propagated(position))
         raise AssertionError("the last try returns or raises")
 
-    async def release(self, tenant: TenantView, name: AllocationName) -> Changed:
+    async def release(
+        self, tenant: TenantView, name: AllocationName, request_id: str | None = None
+    ) -> Changed:
         """Raises NotFound, AlreadyReleased, DatabaseAway, CommitUnknown."""
-        result = await self._releasing.submit(tenant.cell, ReleaseRequest(tenant.id, name))
+        request = ReleaseRequest(tenant.id, name, request_id)
+        result = await self._releasing.submit(tenant.cell, request)
         match result:
             case Released(standing, position):
-                self._metrics.allocation_changes.labels("released").inc()
+                self._metrics.allocation_changes.labels(AllocationChange.RELEASED.value).inc()
                 self._wake_sender()
                 return Changed(standing, await self._is_propagated(position))
             case ReleasedBefore():
@@ -232,6 +235,19 @@ class Allocating:
         )
 
     async def _create(
+        self,
+        tenant: TenantView,
+        wish: Wish,
+        key: IdempotencyKey | None,
+        answer_of: Callable[[Standing], bytes],
+    ) -> Changed | Repeated:
+        try:
+            return await self._make(tenant, wish, key, answer_of)
+        except Unacceptable as refused:
+            self._metrics.allocation_refusals.labels(refused.fault.code.name.lower()).inc()
+            raise
+
+    async def _make(
         self,
         tenant: TenantView,
         wish: Wish,
@@ -275,7 +291,7 @@ class Allocating:
                     continue
                 match result:
                     case Made(position):
-                        self._metrics.allocation_changes.labels("made").inc()
+                        self._metrics.allocation_changes.labels(AllocationChange.MADE.value).inc()
                         return Changed(standing, await self._is_propagated(position))
                     case AnsweredBefore():
                         assert key is not None

@@ -35,18 +35,19 @@ from cordboard.routing.model import (
 from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import Hop, after, entry_of, with_outcome
 from cordboard.storage import outcomes
-from cordboard.storage.calls import CallRow, CallType, NewEnd, decision_text
+from cordboard.storage.calls import NO_APPLET, CallRow, CallType, NewEnd, decision_text
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.facts import Insights
 from cordboard.storage.outcomes import CallKey, NewOutcome
-from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables
 from cordboard.tables.progress import ProgressTables, WayIn
-from cordboard.telemetry import Metrics
+from cordboard.telemetry import Metrics, PinOutcome
+from cordboard.tracing import Tracing
 
 # A call that this node does not know may be known to another: one look, and no caller waits for it.
 LOOKUP_TIMEOUT_S: Final = 0.2
@@ -87,6 +88,7 @@ class EndReport:
     recording_url: str | None
     start_time: str | None
     insights: Insights | None
+    request_id: str | None = None
 
 
 class CallAnswering:
@@ -95,7 +97,7 @@ class CallAnswering:
     def __init__(
         self,
         database: Database,
-        keeper: BoardKeeper,
+        keeper: BoardSource,
         progress: ProgressTables,
         records: CallRecords,
         recording: Recording,
@@ -103,6 +105,7 @@ class CallAnswering:
         metrics: Metrics,
         clock: Clock,
         ring_bell: Callable[[], None],
+        tracing: Tracing | None = None,
     ) -> None:
         self._database = database
         self._keeper = keeper
@@ -113,6 +116,7 @@ class CallAnswering:
         self._metrics = metrics
         self._clock = clock
         self._ring_bell = ring_bell
+        self._decide_call = decide if tracing is None else tracing.traced("decision", decide)
         self._ways_in: dict[tuple[int, str], CallKey] = {}
         self._older_ways_in: dict[tuple[int, str], CallKey] = {}
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
@@ -126,7 +130,15 @@ class CallAnswering:
             return self._progress.way_in(tenant.tenant_no, call_sid.encode())
         return WayIn(call.virtual_number, call.caller)
 
-    def answer_at_once(self, tenant: TenantView, caller: Caller, *, is_recorded: bool) -> Decision | None:
+    def answer_at_once(
+        self,
+        tenant: TenantView,
+        caller: Caller,
+        *,
+        is_recorded: bool,
+        applet: str = NO_APPLET,
+        request_id: str | None = None,
+    ) -> Decision | None:
         """The decision, where nothing has to be waited for and no digits matter: nearly every call is
         new and connects without a word about PINs. None: `answer` will tell.
 
@@ -143,11 +155,19 @@ class CallAnswering:
         if not isinstance(decision, Connect):
             return None
         if is_recorded:
-            self._note(tenant, CallKey(tenant.id, call_sid, virtual_number, number), decision)
+            call = CallKey(tenant.id, call_sid, virtual_number, number)
+            self._note(tenant, call, decision, applet, request_id)
         return self._count(decision)
 
     async def answer(
-        self, tenant: TenantView, caller: Caller, keyed: Keyed, *, is_recorded: bool
+        self,
+        tenant: TenantView,
+        caller: Caller,
+        keyed: Keyed,
+        *,
+        is_recorded: bool,
+        applet: str = NO_APPLET,
+        request_id: str | None = None,
     ) -> Decision:
         """The decision for one hop; what it verified is durable. Raises SpoolFull, SpoolUnusable."""
         call_sid, virtual_number, number = caller
@@ -160,9 +180,9 @@ class CallAnswering:
         if turn is None:
             turn = self._turns[call] = asyncio.Lock()
         async with turn:
-            decision = await self._answer_in_turn(tenant, keyed, call)
+            decision = await self._answer_in_turn(tenant, keyed, call, request_id)
         if is_recorded:
-            self._note(tenant, call, decision)
+            self._note(tenant, call, decision, applet, request_id)
         return self._count(decision)
 
     def explain(
@@ -190,7 +210,7 @@ class CallAnswering:
                 tenant, report.virtual_number, report.caller, NoEntry(), known or NEW_CALL
             )
             if isinstance(decision, Connect):
-                derived = CallRow(call, decision, now_us)
+                derived = CallRow(call, decision, now_us, request_id=report.request_id)
         await self._recording.end(
             tenant.cell,
             NewEnd(
@@ -208,6 +228,7 @@ class CallAnswering:
                 insights=report.insights,
                 waiting=waiting,
                 derived=derived,
+                request_id=report.request_id,
             ),
         )
 
@@ -216,7 +237,9 @@ class CallAnswering:
         # Nothing ties the next request to this one, so a PIN could be asked for and never taken.
         return Refuse(Reason.NO_INPUT) if isinstance(decision, AskPin) else decision
 
-    async def _answer_in_turn(self, tenant: TenantView, keyed: Keyed, call: CallKey) -> Decision:
+    async def _answer_in_turn(
+        self, tenant: TenantView, keyed: Keyed, call: CallKey, request_id: str | None
+    ) -> Decision:
         call_sid = call.call_sid.encode()
         known = self._progress.get(tenant.tenant_no, call_sid, call.virtual_number, call.caller)
         progress = await self._look_up(tenant, call) if known is None else known
@@ -224,7 +247,9 @@ class CallAnswering:
         counted_at_us = self._clock.now_us()
         decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
         if decision.outcome is not None:
-            decision, progress = await self._record(tenant, keyed, call, decision.outcome, progress)
+            decision, progress = await self._record(
+                tenant, keyed, call, decision.outcome, progress, request_id
+            )
         progress = after(progress, entry, decision, keyed.hop)
         if progress != known:
             self._progress.put(
@@ -266,6 +291,7 @@ class CallAnswering:
         call: CallKey,
         outcome: Outcome,
         progress: Progress,
+        request_id: str | None,
     ) -> tuple[Decision, Progress]:
         """Make the outcome durable, then answer by what is on record: the first outcome stands."""
         recorded = await self._recording.outcome(
@@ -277,10 +303,12 @@ class CallAnswering:
                 start_time=keyed.start_time,
                 settings=tenant.settings,
                 at_us=self._clock.now_us(),
+                request_id=request_id,
             ),
         )
         is_right = isinstance(outcome, RightPin)
-        self._metrics.pin_outcomes.labels("success" if is_right else "failure").inc()
+        pin_outcome = PinOutcome.SUCCESS if is_right else PinOutcome.FAILURE
+        self._metrics.pin_outcomes.labels(pin_outcome.value).inc()
         if recorded is None:
             # In the spool: what this node knows of the call is all that can be known of it now.
             progress = with_outcome(progress, outcome, progress.failures + (not is_right))
@@ -325,18 +353,20 @@ class CallAnswering:
         call = Call(virtual_number, caller, entry, progress, exceeded, tenant.settings.call_rules)
         tables: BoardTables = self._keeper.tables
         with tables.reader(tenant.cell, tenant.tenant_no) as board:
-            decision = decide(call, board, self._clock.now_us())
+            decision = self._decide_call(call, board, self._clock.now_us())
         seconds = time.perf_counter() - started_s
         self._metrics.decision_seconds.observe(decision_text(decision), seconds)
         return decision
 
-    def _note(self, tenant: TenantView, call: CallKey, decision: Decision) -> None:
+    def _note(
+        self, tenant: TenantView, call: CallKey, decision: Decision, applet: str, request_id: str | None
+    ) -> None:
         """Remember the call's way in, and record the decision behind the answer."""
         if len(self._ways_in) >= WAYS_IN_MAX:
             # Whole generations are dropped: taking the oldest out of a dict walks over all that were.
             self._older_ways_in, self._ways_in = self._ways_in, {}
         self._ways_in[tenant.tenant_no, call.call_sid] = call
-        self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us()))
+        self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us(), applet, request_id))
 
     def _count(self, decision: Decision) -> Decision:
         counter = self._metrics.decisions

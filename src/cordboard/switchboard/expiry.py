@@ -16,7 +16,7 @@ from cordboard.storage import allocations, calls, feed, throttles
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.switchboard.throttle import WINDOW_S_MAX, Throttle
 from cordboard.tables.progress import ProgressTables
-from cordboard.telemetry import Metrics
+from cordboard.telemetry import AllocationChange, Metrics
 
 # Nobody is connected past the end of an allocation whatever this does; it tells the end, within 1 s.
 EXPIRY_S: Final = 0.5
@@ -68,7 +68,7 @@ class Expiry:
                     partial(allocations.release_ended, cell=cell, ids=ids, now_us=now_us)
                 )
                 if released:
-                    self._metrics.allocation_changes.labels("expired").inc(released)
+                    self._metrics.allocation_changes.labels(AllocationChange.EXPIRED.value).inc(released)
                     self._ring_bell()
                     self._wake_sender()
                 # However many end at once, a third of the time is for calls and for the API alone.

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import shutil
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -24,6 +26,7 @@ from cordboard.storage.database import Connection, Database, DatabaseAway
 from cordboard.storage.feed import Position
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
+from cordboard.tables.pulse import Pulse
 from cordboard.tables.records import BOARD_VERSION
 
 # The safety net under the bell: without it a change is at most this late.
@@ -31,25 +34,40 @@ POLL_S: Final = 0.1
 # The loop that applies them answers calls, too: some 0.5 ms, a transaction of its own included.
 APPLIED_PER_STEP: Final = 20
 AWAY_BACKOFF_S: Final = 0.5
+# A snapshot that a killed process leaves behind keeps every page that is replaced meanwhile: at 500 changes a
+# second some 10 MB. Looking takes microseconds.
+DEAD_READERS_S: Final = 5.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = structlog.get_logger(__name__)
+
+
+OnLoad = Callable[[int], None]
+"""Hears how many rows of the board that is being loaded are there."""
 
 
 class BoardKeeper:
     """Owns the board's directory. `open` before use, `run` in a task of the owner, `close` at the end."""
 
     def __init__(
-        self, database: Database, bell: Bell, throttle: Throttle, directory: Path, clock: Clock
+        self,
+        database: Database,
+        bell: Bell,
+        throttle: Throttle,
+        directory: Path,
+        clock: Clock,
+        on_load: OnLoad = lambda _: None,
     ) -> None:
         self._database = database
         self._bell = bell
         self._throttle = throttle
         self._directory = directory
         self._clock = clock
+        self._on_load = on_load
         self._tables: BoardTables | None = None
         self._positions: dict[int, int] = {}
-        self._equal_at_us = 0
+        self._pulse = Pulse(directory)
+        self._pulse.equal_at_us = 0
         self._waiting: defaultdict[int, list[tuple[int, int, asyncio.Future[bool]]]] = defaultdict(list)
         self._tickets = count()
 
@@ -60,17 +78,17 @@ class BoardKeeper:
 
     def age_s(self) -> float:
         """Seconds since the board was last seen to be equal to the database."""
-        return max(self._clock.now_us() - self._equal_at_us, 0) / SECOND_US
+        return max(self._clock.now_us() - self._pulse.equal_at_us, 0) / SECOND_US
 
     async def open(self) -> None:
         """Take over the board that a process before us left, if it is of this boot, database and version;
         else load it. Raises DatabaseAway."""
         stamp = await self._expected_stamp()
         if (found := self._stamp_on_disk()) is not None and found["of"] == stamp:
-            tables = BoardTables(self._generation_directory(found["generation"]))
+            tables = BoardTables(generation_directory(self._directory, found["generation"]))
             positions = tables.positions_by_cell()
             if await self._database.read(lambda connection: feed.is_our_history(connection, positions)):
-                self._use(tables)
+                self._use(tables, found["generation"])
                 _log.info("board.kept", allocations=tables.allocation_count())
                 await self._catch_up()
                 await self._database.read_snapshot(self._restore_throttle)
@@ -80,7 +98,11 @@ class BoardKeeper:
 
     async def run(self) -> None:
         """Apply the feed until cancelled."""
+        looked_at_s = 0.0
         while True:
+            if (now_s := time.monotonic()) - looked_at_s >= DEAD_READERS_S:
+                looked_at_s = now_s
+                self.tables.give_back_dead_readers()
             try:
                 await self._catch_up()
             except DatabaseAway:
@@ -95,6 +117,7 @@ class BoardKeeper:
         tables, self._tables = self._tables, None
         if tables is not None:
             tables.close()
+        self._pulse.close()
 
     async def wait_for(self, position: Position, timeout_s: float) -> bool:
         """Whether this node routes by that change, waited for if it need be."""
@@ -115,7 +138,7 @@ class BoardKeeper:
             positions = dict.fromkeys(range(256), 0) | self._positions
             rows = await self._database.read(partial(feed.rows_after, positions=positions))
             if not rows:
-                self._equal_at_us = asked_at_us
+                self._pulse.equal_at_us = asked_at_us
                 return
             for start in range(0, len(rows), APPLIED_PER_STEP):
                 step = rows[start : start + APPLIED_PER_STEP]
@@ -131,7 +154,7 @@ class BoardKeeper:
                 self._tell_waiting()
                 await asyncio.sleep(0)
             if len(rows) < feed.ROWS_PER_READ_MAX:
-                self._equal_at_us = asked_at_us
+                self._pulse.equal_at_us = asked_at_us
                 return
 
     async def _check_history(self) -> None:
@@ -149,14 +172,17 @@ class BoardKeeper:
         """Build the next generation beside the present one, then use it."""
         found = self._stamp_on_disk()
         generation = 1 if found is None else found["generation"] + 1
-        directory = self._generation_directory(generation)
+        directory = generation_directory(self._directory, generation)
         shutil.rmtree(directory, ignore_errors=True)
         tables = BoardTables(directory)
 
         async def read(connection: Connection) -> None:
             heads = await feed.heads(connection)
+            loaded = 0
             async for cell, changes in feed.snapshot(connection):
                 tables.load(cell, changes)
+                loaded += len(changes)
+                self._on_load(loaded)
                 await asyncio.sleep(0)
             tables.set_positions(heads)
             await self._restore_throttle(connection)
@@ -170,8 +196,8 @@ class BoardKeeper:
             raise
         self._write_stamp({"of": stamp, "generation": generation})
         before = self._tables
-        self._use(tables)
-        self._equal_at_us = asked_at_us
+        self._use(tables, generation)
+        self._pulse.equal_at_us = asked_at_us
         if before is not None:
             before.close()
         for other in self._directory.glob("board-*"):
@@ -182,8 +208,9 @@ class BoardKeeper:
     async def _restore_throttle(self, connection: Connection) -> None:
         await self._throttle.restore(connection, self._clock.now_us())
 
-    def _use(self, tables: BoardTables) -> None:
+    def _use(self, tables: BoardTables, generation: int) -> None:
         self._tables = tables
+        self._pulse.generation = generation
         self._positions = {cell: n for cell, (n, _) in tables.positions_by_cell().items()}
         self._tell_waiting()
 
@@ -216,5 +243,6 @@ class BoardKeeper:
         fresh.write_bytes(orjson.dumps(stamp))
         fresh.replace(self._directory / "stamp.json")
 
-    def _generation_directory(self, generation: int) -> Path:
-        return self._directory / f"board-{generation}"
+
+def generation_directory(directory: Path, generation: int) -> Path:
+    return directory / f"board-{generation}"

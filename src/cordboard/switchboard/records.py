@@ -15,8 +15,11 @@ from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.outcomes import CallKey
 from cordboard.telemetry import Metrics
 
-# 5,000 calls/s × 20 s of a database that is away; some 600 bytes each, 60 MB.
+# 5,000 calls/s × 20 s of a database that is away; with three hops of 300 bytes each, 90 MB.
 CALLS_WAITING_MAX: Final = 100_000
+# Between two writes a call has one hop or two. While the database is away it may have more; then all of these
+# for all calls are 240 MB, and of the rest the last one, which counts, takes the place of the one before it.
+HOPS_WAITING_MAX: Final = 8
 ROWS_PER_WRITE_MAX: Final = 500
 # Rows that wait crowd what calls need out of the processor's cache.
 FLUSH_S: Final = 0.05
@@ -27,7 +30,8 @@ _log = structlog.get_logger(__name__)
 
 class _Waiting(NamedTuple):
     cell: int
-    row: CallRow
+    # The hops of one call, the latest last.
+    rows: list[CallRow]
 
 
 class CallRecords:
@@ -36,21 +40,24 @@ class CallRecords:
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._metrics = metrics
-        # Those that come in, and those that are being written: the latest decision of each call.
+        # Those that come in, and those that are being written.
         self._waiting: dict[CallKey, _Waiting] = {}
         self._in_hand: dict[CallKey, _Waiting] = {}
         self._flushing = asyncio.Lock()
 
     def put(self, cell: int, row: CallRow) -> None:
-        if len(self._waiting) < CALLS_WAITING_MAX or row.call in self._waiting:
-            self._waiting[row.call] = _Waiting(cell, row)
+        waiting = self._waiting.get(row.call)
+        if waiting is not None:
+            _add(waiting.rows, [row])
+        elif len(self._waiting) < CALLS_WAITING_MAX:
+            self._waiting[row.call] = _Waiting(cell, [row])
         else:
             self._metrics.call_rows_dropped.inc()
 
     def of_call(self, call: CallKey) -> CallRow | None:
         """What is not written yet of this call."""
         waiting = self._waiting.get(call) or self._in_hand.get(call)
-        return None if waiting is None else waiting.row
+        return None if waiting is None else waiting.rows[-1]
 
     async def run(self) -> None:
         while True:
@@ -67,15 +74,19 @@ class CallRecords:
             self._in_hand, self._waiting = self._waiting, {}
             try:
                 by_cell: defaultdict[int, list[CallRow]] = defaultdict(list)
-                for cell, row in self._in_hand.values():
-                    by_cell[cell].append(row)
+                for cell, rows in self._in_hand.values():
+                    by_cell[cell] += rows
                 for cell, rows in by_cell.items():
                     for start in range(0, len(rows), ROWS_PER_WRITE_MAX):
                         part = rows[start : start + ROWS_PER_WRITE_MAX]
                         await self._write(cell, part)
             except BaseException:
                 # Rows may be written twice, which changes nothing, but not be lost.
-                self._waiting = {**self._in_hand, **self._waiting}
+                for call, waiting in self._waiting.items():
+                    held = self._in_hand.setdefault(call, waiting)
+                    if held is not waiting:
+                        _add(held.rows, waiting.rows)
+                self._waiting = self._in_hand
                 raise
             finally:
                 self._in_hand = {}
@@ -93,3 +104,9 @@ class CallRecords:
                 return
             _log.error("records.refused", error=type(error).__name__)
             self._metrics.call_rows_dropped.inc()
+
+
+def _add(rows: list[CallRow], later: list[CallRow]) -> None:
+    """Of too many hops the last decision stays."""
+    rows += later
+    del rows[HOPS_WAITING_MAX - 1 : -1]

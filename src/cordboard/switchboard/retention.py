@@ -11,7 +11,7 @@ import asyncpg
 import structlog
 
 from cordboard.clock import Clock
-from cordboard.storage import resting, retention
+from cordboard.storage import audit, resting, retention
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.sealing import DataKeys
 
@@ -53,12 +53,14 @@ class Retention:
                 pass
 
     async def delete_old(self) -> None:
-        """Delete what tenants keep no longer. Raises DatabaseAway, CommitUnknown."""
+        """Delete what tenants, and the audit log, keep no longer. Raises DatabaseAway, CommitUnknown."""
         now_us = self._clock.now_us()
         for kept in await self._database.read(retention.tenants):
             count = await retention.delete_old(self._database, kept, now_us)
             if any(count.values()):
                 _log.info("retention.deleted", tenant=kept.tenant_id, **count)
+        if acts := await audit.delete_old(self._database, now_us):
+            _log.info("retention.acts_deleted", acts=acts)
 
     async def _repeat(self, work: Callable[[], Awaitable[None]], pause_s: float) -> None:
         while True:

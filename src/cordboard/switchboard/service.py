@@ -15,9 +15,9 @@ from cordboard.storage.feed import Position
 from cordboard.storage.sealing import DataKeys
 from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
-from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
+from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.switchboard.throttle import Throttle
 from cordboard.telemetry import Metrics
@@ -30,7 +30,7 @@ class Switchboard:
     metrics: Metrics
     database: Database
     bell: Bell
-    keeper: BoardKeeper
+    keeper: BoardSource
     tenants: TenantDirectory
     records: CallRecords
     recording: Recording
@@ -47,11 +47,8 @@ class Switchboard:
         return await self.keeper.wait_for(position, self.settings.propagation_timeout_s)
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled; the owner runs the database's watch, the bell and the board."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.database.watch())
-            tasks.create_task(self.bell.run())
-            tasks.create_task(self.keeper.run())
             tasks.create_task(self.records.run())
             tasks.create_task(self.recording.run())
             tasks.create_task(self.allocating.run())

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from cordboard.clock import SECOND_US
-from cordboard.routing.changes import FeedRow, PinFailed, TenantGone, ThrottleCleared, decode
+from cordboard.routing.changes import WINDOW_KINDS, FeedRow, PinFailed, TenantGone, ThrottleCleared, decode
 from cordboard.routing.model import NOT_EXCEEDED, Exceeded, ThrottleScope
 from cordboard.routing.numbers import E164
 from cordboard.routing.tenant import Rate, TenantSettings
@@ -28,8 +28,6 @@ from cordboard.storage.throttles import OnRecord
 
 # Windows are at most a day long (web/schemas.py), and that is how far back failures are read at start.
 WINDOW_S_MAX: Final = 86_400
-
-_KINDS: Final = frozenset({"pin_failed", "throttle_cleared", "tenant_gone"})
 
 _log = structlog.get_logger(__name__)
 
@@ -143,7 +141,7 @@ class Throttle:
     def follow(self, rows: Iterable[FeedRow]) -> None:
         """Take note of what these rows of the feed tell the windows."""
         for row in rows:
-            if row.kind not in _KINDS or row.n <= self._positions.get(row.cell, 0):
+            if row.kind not in WINDOW_KINDS or row.n <= self._positions.get(row.cell, 0):
                 continue
             match decode(row.kind, row.body):
                 case PinFailed() as failed:

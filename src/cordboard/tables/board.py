@@ -16,6 +16,7 @@ from typing import Final, assert_never, cast
 import lmdb
 
 from cordboard.routing.changes import (
+    WINDOW_KINDS,
     AllocationReleased,
     AllocationStands,
     Change,
@@ -54,7 +55,10 @@ READERS_MAX: Final = 1024
 # Behind whatever follows a prefix: a load and a line at most.
 _AFTER_LINES: Final = b"\xff" * 9
 # As many as BoardTables opens.
-TABLES: Final = 14
+TABLES: Final = 15
+# Wrong PINs that a reading process may be behind, some 200 bytes each: a minute of 150 a second, and it
+# looks every 20 ms.
+WINDOW_ROWS_MAX: Final = 10_000
 
 
 class FeedGap(Exception):
@@ -299,14 +303,18 @@ def _ref_of(allocation: AllocationOnBoard) -> AllocationRef:
 
 
 class BoardTables:
-    """The environment: opened once a process, as LMDB demands."""
+    """The environment: opened once a process, as LMDB demands; one process of a node writes."""
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, directory: Path, *, is_read_only: bool = False) -> None:
+        """Raises lmdb.Error where a board that is only read is not there (any more)."""
+        if not is_read_only:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.env = lmdb.open(
             str(directory),
             map_size=MAP_BYTES_MAX,
             mode=0o600,
+            readonly=is_read_only,
+            create=not is_read_only,
             max_dbs=TABLES,
             max_readers=READERS_MAX,
             # It lives in tmpfs and is never trusted after a reboot: there is no disk to wait for.
@@ -329,6 +337,7 @@ class BoardTables:
         self.usable_pins = self.env.open_db(b"usable_pins")
         self.members = self.env.open_db(b"members")
         self.memberships = self.env.open_db(b"memberships")
+        self.window_rows = self.env.open_db(b"window_rows")
 
     def close(self) -> None:
         self.env.close()
@@ -365,6 +374,29 @@ class BoardTables:
         info = self.env.info()
         return int((info["last_pgno"] + 1) * self.env.stat()["psize"])
 
+    def position(self, cell: int) -> int:
+        """How far the board has come in that cell."""
+        with self.env.begin() as txn:
+            stored = txn.get(records.cell_key(cell), db=self.positions)
+            return 0 if stored is None else records.position_of(stored)[0]
+
+    def window_rows_after(self, serial: int) -> list[tuple[int, FeedRow]]:
+        """What the feed told the windows of wrong PINs after that serial number, the oldest first.
+
+        Numbers go up by one; where the first is not the next one, what lay between is dropped already.
+        """
+        with self.env.begin() as txn, txn.cursor(db=self.window_rows) as cursor:
+            if not cursor.set_range(records.window_row_key(serial + 1)):
+                return []
+            return [
+                (records.window_serial_of(bytes(key)), records.feed_row_of(bytes(value)))
+                for key, value in cursor
+            ]
+
+    def give_back_dead_readers(self) -> int:
+        """Free what killed processes read: their snapshots would keep pages for ever. How many."""
+        return int(self.env.reader_check())
+
     def positions_by_cell(self) -> dict[int, tuple[int, int]]:
         """How far the board has come: cell → (n, tag of that row)."""
         with self.env.begin() as txn, txn.cursor(db=self.positions) as cursor:
@@ -383,6 +415,8 @@ class BoardTables:
                 if row.n != position + 1:
                     raise FeedGap(row.cell, position, row.n)
                 self._apply_one(txn, row.cell, decode(row.kind, row.body))
+                if row.kind in WINDOW_KINDS:
+                    self._pass_on(txn, row)
                 txn.put(cell, records.position_record(row.n, row.tag), db=self.positions)
 
     def load(self, cell: int, changes: Iterable[Change]) -> None:
@@ -415,9 +449,16 @@ class BoardTables:
             case TenantGone(tenant_id):
                 txn.delete(tenant_id.encode(), db=self.tenants)
             case PinFailed() | ThrottleCleared():
-                pass  # For the windows (switchboard/throttle.py); here only the position counts.
+                pass  # For the windows (switchboard/throttle.py), which `apply` passes it on to.
             case unmatched:
                 assert_never(unmatched)
+
+    def _pass_on(self, txn: lmdb.Transaction, row: FeedRow) -> None:
+        with txn.cursor(db=self.window_rows) as cursor:
+            serial = records.window_serial_of(bytes(cursor.key())) + 1 if cursor.last() else 1
+        txn.put(records.window_row_key(serial), records.feed_row_record(row), db=self.window_rows)
+        if serial > WINDOW_ROWS_MAX:
+            txn.delete(records.window_row_key(serial - WINDOW_ROWS_MAX), db=self.window_rows)
 
     # ── VNs ──────────────────────────────────────────────────────────────────
 

@@ -7,10 +7,12 @@ third of its time waiting for pages that are not in the processor's cache; neith
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple, NewType
 
+from cordboard.routing.changes import FeedRow
 from cordboard.routing.model import (
     PLAIN_CALLS,
     SIDE_A,
@@ -28,7 +30,7 @@ from cordboard.routing.numbers import E164, PIN_DIGITS_MAX, Pin
 from cordboard.routing.regions import REGIONS
 
 # Raised whenever a key or record changes its form: boards of another version are rebuilt.
-BOARD_VERSION: Final = 2
+BOARD_VERSION: Final = 3
 
 Line = NewType("Line", bytes)
 """One tenant's use of one VN, 4 bytes: the cell, and which of the cell's lines (16 million)."""
@@ -71,6 +73,7 @@ _TWOWAY, _GREENVN, _COMMON_PIN, _A_NEEDS_PIN, _B_NEEDS_PIN, _HAS_MEMBERS = 1, 2,
 _EXCLUSIVE, _LOCKED, _RECORD, _CUSTOM_FIELD = 64, 128, 256, 512
 
 number_key = _NUMBER.pack
+window_row_key = _NUMBER.pack
 tenant_prefix = _TENANT.pack
 
 
@@ -153,6 +156,16 @@ class VirtualNumberState(NamedTuple):
     def free_pins(self, length: int) -> int:
         """PINs of that length which nobody has; those that still cool are counted as free."""
         return int(10**length) - self.pins[length - 1]
+
+    @property
+    def guess_probability(self) -> float:
+        """Chance that a random entry hits a live PIN, for that length for which it is the greatest."""
+        return max(taken / float(10**length) for length, taken in enumerate(self.pins, start=1))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the engine may pick it and nothing stands on it."""
+        return self.is_open and not self.load
 
 
 _VN_STATE = Struct(f">QIBBBIHI{PIN_DIGITS_MAX}I")
@@ -514,3 +527,16 @@ def allocation_of(record: bytes) -> Allocation:
         said.is_locked,
         _policy_with_field(record) if said.policy is None else said.policy,
     )
+
+
+def window_serial_of(key: bytes) -> int:
+    """0 for the key that a cursor over nothing stands at."""
+    return int.from_bytes(key, "big")
+
+
+def feed_row_record(row: FeedRow) -> bytes:
+    return json.dumps(row, separators=(",", ":")).encode()
+
+
+def feed_row_of(record: bytes) -> FeedRow:
+    return FeedRow(*json.loads(record))

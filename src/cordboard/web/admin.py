@@ -55,10 +55,11 @@ from cordboard.web.documents import (
     VirtualNumbersShown,
 )
 from cordboard.web.envelope import propagation, response
-from cordboard.web.errors import Refused, expect_continue, new_request_id, problem_of, refusal
+from cordboard.web.errors import Refused, expect_continue, problem_of, refusal
 from cordboard.web.explain import EXPLAIN, explained
 from cordboard.web.openapi import ADMIN_API, Operation, Route
 from cordboard.web.query import Query
+from cordboard.web.request_ids import logged_as, request_id_of
 from cordboard.web.schemas import (
     EraseBody,
     NewTenantBody,
@@ -251,7 +252,7 @@ class Admin:
 
     async def _list_tenants(self, _: web.Request) -> Shown:
         tenants = await provisioning.list_tenants(self._database)
-        return Shown({"tenants": [_summary_shown(tenant) for tenant in tenants]})
+        return Shown({"tenants": [summary_shown(tenant) for tenant in tenants]})
 
     async def _show_tenant(self, request: web.Request) -> Shown:
         return Shown(_tenant_shown(await provisioning.get_tenant(self._database, _tenant_id(request))))
@@ -276,7 +277,7 @@ class Admin:
             raise Unacceptable([_provisioned(numbers, refused.numbers[0])]) from None
         is_propagated = await self._switchboard.propagate(position)
         shown = [
-            _virtual_number_shown(
+            virtual_number_shown(
                 VirtualNumber(
                     virtual_number.number,
                     virtual_number.region,
@@ -293,7 +294,7 @@ class Admin:
 
     async def _list_virtual_numbers(self, request: web.Request) -> Shown:
         numbers = await provisioning.list_virtual_numbers(self._database, _tenant_id(request))
-        return Shown({"vns": [_virtual_number_shown(number) for number in numbers]})
+        return Shown({"vns": [virtual_number_shown(number) for number in numbers]})
 
     async def _show_virtual_number(self, request: web.Request) -> Shown:
         number = await self._number_of_path(request)
@@ -320,7 +321,7 @@ class Admin:
         """Raises NoSuchTenant, NoSuchVirtualNumber."""
         for virtual_number in await provisioning.list_virtual_numbers(self._database, tenant_id):
             if virtual_number.number == number:
-                return _virtual_number_shown(virtual_number)
+                return virtual_number_shown(virtual_number)
         raise NoSuchVirtualNumber
 
     async def _delete_virtual_number(self, request: web.Request) -> Shown:
@@ -349,11 +350,8 @@ class Admin:
     async def _list_throttles(self, request: web.Request) -> Shown:
         tenant = self._tenant_view(request)
         is_whole = Query(request, tenant.settings, ThrottlesQuery).flag("reveal")
-        states = list(self._switchboard.throttle.states(tenant.id, tenant.settings, self._now_us()))
-        states.sort(key=lambda state: (state.full_until_us is None, -state.failures))
-        return Shown(
-            {"windows": [_window_shown(state, is_whole=is_whole) for state in states[:WINDOWS_SHOWN_MAX]]}
-        )
+        states = fullest_windows(self._switchboard, tenant)
+        return Shown({"windows": [_window_shown(state, is_whole=is_whole) for state in states]})
 
     async def _clear_throttles(self, request: web.Request) -> Shown:
         tenant = self._tenant_view(request)
@@ -452,17 +450,26 @@ class Admin:
 
     def _route(self, method: str, path: str, handler: AdminHandler, operation: Operation) -> Route:
         async def run(request: web.Request) -> web.Response:
-            try:
-                check_admin(self._admin_token, request)
-                shown = await handler(request)
-            except Exception as error:
-                return refusal(request, problem_of(error), new_request_id())
+            request_id = request_id_of(request)
+            with logged_as(request_id):
+                try:
+                    check_admin(self._admin_token, request)
+                    shown = await handler(request)
+                except Exception as error:
+                    return refusal(request, problem_of(error), request_id)
             return response(shown.status, orjson.dumps(shown.body), shown.headers)
 
         return Route(method, path, run, ADMIN_API, operation, expect_handler=expect_continue)
 
     def _now_us(self) -> int:
         return self._switchboard.clock.now_us()
+
+
+def fullest_windows(switchboard: Switchboard, tenant: TenantView) -> list[WindowState]:
+    """The windows of wrong PINs of a tenant: the full ones first, then those with the most failures."""
+    states = list(switchboard.throttle.states(tenant.id, tenant.settings, switchboard.clock.now_us()))
+    states.sort(key=lambda state: (state.full_until_us is None, -state.failures))
+    return states[:WINDOWS_SHOWN_MAX]
 
 
 def _window_shown(state: WindowState, *, is_whole: bool) -> Mapping[str, Any]:
@@ -511,7 +518,7 @@ def _provisioned(numbers: list[E164], number: E164) -> Fault:
     return Fault(Code.PIN_OR_NUMBER_TAKEN, field, message)
 
 
-def _summary_shown(tenant: TenantSummary) -> dict[str, Any]:
+def summary_shown(tenant: TenantSummary) -> dict[str, Any]:
     return {
         "id": tenant.id,
         "cell": tenant.cell,
@@ -529,7 +536,7 @@ def _tenant_shown(tenant: Tenant) -> dict[str, Any]:
     }
 
 
-def _virtual_number_shown(virtual_number: VirtualNumber) -> dict[str, Any]:
+def virtual_number_shown(virtual_number: VirtualNumber) -> dict[str, Any]:
     return {
         "number": virtual_number.number.plus,
         "region": virtual_number.region,

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
+from cordboard.logs import HopLog
 from cordboard.switchboard.service import Switchboard
+from cordboard.tracing import Tracing
 from cordboard.web.admin import admin_routes
 from cordboard.web.bodies import BODY_TIMEOUT_S
+from cordboard.web.console.site import console_routes
 from cordboard.web.documentation import Documentation
 from cordboard.web.errors import unrouted_routes
 from cordboard.web.exotel import Exotel
-from cordboard.web.fast_lane import Connections, FastLane, Limits, tell_answered
+from cordboard.web.fast_lane import Connections, FastLane, Limits, leave_to_aiohttp, tell_answered
 from cordboard.web.health import Health
+from cordboard.web.request_ids import say_request_id, trusts_of
 from cordboard.web.rest import rest_routes
 
 # Ten legs with insights make a query of some 6 kB (exotel.md 2.2); ten times that is no call any more.
@@ -42,15 +48,52 @@ BACKLOG: Final = 1024
 _log = structlog.get_logger(__name__)
 
 
+class Server:
+    """One that listens."""
+
+    def __init__(self, listening: Sequence[asyncio.Server], connections: Connections) -> None:
+        self._listening = listening
+        self._connections = connections
+
+    @property
+    def url(self) -> str:
+        return url_of(self._listening[0].sockets[0])
+
+    def close(self) -> None:
+        """Take no more connections; where a socket is shared, other processes do."""
+        for listening in self._listening:
+            listening.close()
+
+    async def drained(self, timeout_s: float) -> None:
+        """Take no more connections, answer what comes on those that are open, and return when their clients
+        have left: each is told to with its next answer, and one that is silent may stay for so long."""
+        self.close()
+        self._connections.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._connections.none_open.wait()
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 @asynccontextmanager
 async def serving(
-    switchboard: Switchboard, admin_token: str, shutdown_timeout_s: float
-) -> AsyncIterator[str]:
-    """The HTTP server, at the address given; requests under way are finished when it ends.
+    switchboard: Switchboard,
+    admin_token: str,
+    shutdown_timeout_s: float,
+    listeners: Sequence[socket.socket] = (),
+    hops: HopLog | None = None,
+    tracing: Tracing | None = None,
+) -> AsyncIterator[Server]:
+    """The HTTP server, on sockets that are bound already or at the address of the settings; requests under
+    way are finished when it ends.
 
     Raises OSError if the port is taken.
     """
-    exotel = Exotel(switchboard)
+    exotel = Exotel(switchboard, hops, tracing)
     settings = switchboard.settings
     runner = web.AppRunner(
         build_app(switchboard, exotel, admin_token),
@@ -74,20 +117,19 @@ async def serving(
         unread_s=settings.body_timeout_s,
         head_bytes_max=HEAD_BYTES_MAX,
     )
-    connections = Connections(limits, make_aiohttp, exotel.passthru_at_once)
-    switchboard.metrics.connections.set_function(lambda: len(connections.open))
-    host, port = settings.host, settings.port
+    trusts = trusts_of(settings.trusted_proxies)
+    # A span is of a task, which the fast lane does without.
+    answer = exotel.passthru_at_once if tracing is None else leave_to_aiohttp
+    connections = Connections(limits, make_aiohttp, answer, trusts)
+    switchboard.metrics.sample(switchboard.metrics.connections, lambda: len(connections.open))
+    listen = partial(asyncio.get_running_loop().create_server, lambda: FastLane(connections), backlog=BACKLOG)
     try:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: FastLane(connections),
-            host,
-            port,
-            reuse_address=True,
-            backlog=BACKLOG,
-        )
-        bound = server.sockets[0].getsockname()[1]
+        if listeners:
+            server = Server([await listen(sock=listener) for listener in listeners], connections)
+        else:
+            server = Server([await listen(settings.host, settings.port, reuse_address=True)], connections)
         try:
-            yield f"http://[{host}]:{bound}" if ":" in host else f"http://{host}:{bound}"
+            yield server
         finally:
             server.close()
             connections.close_idle()
@@ -97,6 +139,7 @@ async def serving(
 
 def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[tell_answered])
+    app.on_response_prepare.append(say_request_id)
     app[BODY_TIMEOUT_S] = switchboard.settings.body_timeout_s
     routes = [
         *exotel.routes(),
@@ -105,6 +148,7 @@ def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web
         *Health(switchboard).routes(),
     ]
     app.add_routes([*routes, *Documentation(routes).routes()])
+    app.add_routes(console_routes(switchboard, admin_token))
     app.add_routes(unrouted_routes())
     return app
 

@@ -300,6 +300,7 @@ class CallEndData(_Answer):
     recording_url: str | None
     start_time: str | None
     ended_at: IsoTime
+    request_id: Annotated[str | None, Field(description="Of the request that reported it.")]
 
 
 class CallData(_Answer):
@@ -315,6 +316,7 @@ class CallData(_Answer):
     to: E164Text | None
     first_hop_at: IsoTime
     last_hop_at: IsoTime
+    request_id: Annotated[str | None, Field(description="Of the hop with the last decision.")]
     end: CallEndData | None
 
 
@@ -327,6 +329,7 @@ class VerificationData(_Answer):
     allocation_id: UUID | None
     side: Literal["a", "b"] | None
     verified_at: IsoTime
+    request_id: Annotated[str | None, Field(description="Of the hop that brought the digits first.")]
 
 
 # ── events ───────────────────────────────────────────────────────────────────
@@ -354,6 +357,10 @@ class EventData(_Answer):
     replayed_at: IsoTime | None
     finished_at: IsoTime | None
     last_result: str | None
+    request_id: Annotated[
+        str | None,
+        Field(description="Of what brought it about: `cordboard-request-id`; null: nothing did."),
+    ]
 
 
 class AttemptData(_Answer):

@@ -6,7 +6,6 @@ the text of an exception that we did not write.
 
 from __future__ import annotations
 
-import secrets
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from cordboard.storage.provisioning import (
 )
 from cordboard.switchboard.allocating import KeyTaken, StillRunning
 from cordboard.web.envelope import envelope, response
+from cordboard.web.request_ids import request_id_of
 
 STATUS_OF: Final[Mapping[Code, int]] = {
     Code.INTERNAL: 500,
@@ -196,10 +196,6 @@ def closing_if_unread(request: web.Request, answer: web.Response) -> web.Respons
     return answer
 
 
-def new_request_id() -> str:
-    return secrets.token_hex(16)
-
-
 def unrouted_routes() -> list[web.RouteDef]:
     """The last routes of the application: an envelope for what no other one takes.
 
@@ -227,7 +223,7 @@ async def _refuse_unrouted(request: web.Request) -> web.Response:
         problem = Problem(Code.BAD, message, 405, headers={"Allow": allowed})
     else:
         problem = Problem(Code.NOT_FOUND, "There is nothing under this path.")
-    return refusal(request, problem, new_request_id())
+    return refusal(request, problem, request_id_of(request))
 
 
 def _is_of_an_applet(path: str) -> bool:
@@ -242,7 +238,7 @@ async def expect_continue(request: web.Request) -> web.StreamResponse | None:
     """`Expect: 100-continue` is met, and any other expectation refused in an envelope."""
     if request.headers["Expect"].lower() != "100-continue":
         problem = Problem(Code.BAD, "Expect: only 100-continue can be expected.", 417)
-        return refusal(request, problem, new_request_id())
+        return refusal(request, problem, request_id_of(request))
     if request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # Nothing of the answer itself was sent yet.

@@ -108,7 +108,7 @@ class Events:
         tenant = exchange.tenant
         query = Query(exchange.request, tenant.settings, EventListQuery)
         state, kind = query.word("state", _STATES), query.word("kind", _KINDS)
-        span, after, limit = query.span(), query.after(_event_key), query.limit()
+        span, after, limit = query.span(), query.after(event_key), query.limit()
         page = await self._database.read_snapshot(
             lambda connection: event_records.list_events(
                 connection,
@@ -172,7 +172,7 @@ def _event_id(exchange: Exchange) -> UUID:
     return id
 
 
-def _event_key(parts: Any) -> EventKey:
+def event_key(parts: Any) -> EventKey:
     """Raises ValueError or TypeError for what `cursor_of` never made."""
     created_at_us, id = parts
     if type(created_at_us) is not int or not 0 <= created_at_us <= LATEST_US or not isinstance(id, str):
@@ -200,6 +200,7 @@ def event_data(event: EventRecord, zone: str) -> dict[str, Any]:
         "replayed_at": _iso_or_none(event.replayed_at_us, zone),
         "finished_at": _iso_or_none(event.finished_at_us, zone),
         "last_result": event.last_result,
+        "request_id": event.request_id,
     }
 
 
@@ -218,11 +219,11 @@ def shown_data(
             }
             for attempt in attempts
         ],
-        "body": _body(event, keys, is_whole=is_whole),
+        "body": body_shown(event, keys, is_whole=is_whole),
     }
 
 
-def _body(event: EventRecord, keys: DataKeys, *, is_whole: bool) -> dict[str, Any] | None:
+def body_shown(event: EventRecord, keys: DataKeys, *, is_whole: bool) -> dict[str, Any] | None:
     """What a subscriber gets; None for facts of another version of the engine, or of a key that it lacks."""
     try:
         kept = with_stand_ins(event.facts) if event.is_masked else keys.facts_of(event.id, event.facts)

@@ -18,12 +18,12 @@ from cordboard.web.errors import (
     Refused,
     closing_if_unread,
     expect_continue,
-    new_request_id,
     problem_of,
     refusal,
 )
 from cordboard.web.openapi import TENANT_API, UNLIMITED_TENANT_API, Operation, Route
 from cordboard.web.rate_limit import RateLimiter
+from cordboard.web.request_ids import logged_as, request_id_of
 
 TENANT_PATH: Final = "/v1/tenants/{tenant}"
 
@@ -64,7 +64,11 @@ class Tenants:
         is_rate_limited: bool = True,
     ) -> Route:
         async def run(request: web.Request) -> web.Response:
-            request_id = new_request_id()
+            request_id = request_id_of(request)
+            with logged_as(request_id):
+                return await answered(request, request_id)
+
+        async def answered(request: web.Request, request_id: str) -> web.Response:
             try:
                 tenant = authenticated(self._tenants, request)
                 if is_rate_limited:

@@ -11,27 +11,31 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any, Final, assert_never, cast
+from typing import Any, Final, NamedTuple, assert_never, cast
 from urllib.parse import parse_qsl, unquote_plus
 
 import orjson
 import structlog
 from aiohttp import web
 
+from cordboard.logs import HopLine, HopLog
 from cordboard.routing.model import AskPin, Connect, Decision, LastEntry, Reason, Refuse
 from cordboard.routing.numbers import parse_number
 from cordboard.routing.progress import Hop, clean_digits
-from cordboard.storage.calls import CallType, decision_text
+from cordboard.storage.calls import CallType
 from cordboard.storage.facts import Insights
 from cordboard.storage.spool import SpoolFull, SpoolUnusable
 from cordboard.switchboard.answering import Caller, EndReport, Keyed
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
+from cordboard.telemetry import Fault
+from cordboard.tracing import Tracing
 from cordboard.web.auth import TENANT_ID, basic_credentials
 from cordboard.web.documents import AppletQuery, ConnectReply, GatherReply, PassthruQuery
 from cordboard.web.openapi import APPLETS, JSON, OPEN, TEXT, Header, Operation, Route, Said
 from cordboard.web.query import is_storable
 from cordboard.web.reply import Reply
+from cordboard.web.request_ids import given_request_id, new_request_id, request_id_of
 
 # A CallSid has 32 of them (exotel.md 1.2); LMDB's keys end at 511 bytes, and not every character can be kept.
 # What is none counts as missing, so that nobody who has to enter a PIN gets anywhere with it.
@@ -46,6 +50,8 @@ DIGITS_MAX: Final = 255
 INPUT_TIMEOUT_S: Final = 6
 DURATION_S_MAX: Final = 2**31 - 1
 SECONDS_DIGITS_MAX: Final = 100
+# A flow with a wrong key shows in the log at once; whoever knocks at random gets 25 MB a day of it at most.
+STRANGERS_TOLD_PER_MINUTE: Final = 60
 
 # Of the 15 to 40 parameters of a request; one search for these takes half as long as splitting
 # them all, as long as it begins with a character to look for.
@@ -80,11 +86,18 @@ class Applet(Enum):
 class Exotel:
     """The applet handlers of one engine."""
 
-    def __init__(self, switchboard: Switchboard) -> None:
+    def __init__(
+        self, switchboard: Switchboard, hops: HopLog | None = None, tracing: Tracing | None = None
+    ) -> None:
+        """`hops` is told of every hop, if somebody wants to know; so is `tracing`."""
         self._switchboard = switchboard
         self._answering = switchboard.answering
         self._timeout_s = switchboard.settings.answer_timeout_s
-        self._logs_hops = switchboard.settings.log_level == "debug"
+        self._hops = hops
+        self._tracing = tracing
+        # Lines about hops of nobody's, and until when they are counted.
+        self._strangers = 0
+        self._strangers_until_s = 0.0
 
     def routes(self) -> list[Route]:
         routes: list[Route] = []
@@ -106,35 +119,42 @@ class Exotel:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             started_s = time.perf_counter()
+            request_id = request_id_of(request)
             query = read_query(request.rel_url.raw_query_string)
             tenant = self._authenticate(request, query)
             if tenant is None:
+                if self._may_tell_of_stranger():
+                    self._tell(_Said("unauthorized"), name, request_id, None, None, started_s)
                 return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
+            caller: Caller | None = None
             try:
-                response = await self._respond(applet, tenant, query, request)
+                caller = self._caller(tenant, query)
+                response, said = await self._respond(applet, tenant, query, caller, request)
             except (SpoolFull, SpoolUnusable, TimeoutError) as away:
-                response = self._fault(applet, tenant, query, type(away).__name__)
+                response, said = self._fault(applet, tenant, query, _fault_of(away))
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
-                _log.exception("applet.fault", applet=applet.value, error=type(error).__name__)
-                response = self._fault(applet, tenant, query, "bug")
+                _log.exception("applet.fault", applet=name, error=type(error).__name__, request_id=request_id)
+                response, said = self._fault(applet, tenant, query, Fault.BUG)
             seconds.observe(name, time.perf_counter() - started_s)
+            self._tell(said, name, request_id, tenant, caller, started_s)
             return _sent(response)
 
-        return handle
+        return handle if self._tracing is None else self._tracing.traced_async("hop", handle)
 
-    def passthru_at_once(self, tenant_id: str, raw_query: str) -> bytes | None:
-        """The reply to a passthru that needs nothing but the board; None if `routes` must answer it."""
+    def passthru_at_once(self, tenant_id: str, raw_query: str, given_id: str | None) -> bytes | None:
+        """The reply to a passthru that needs nothing but the board; None if `routes` must answer it.
+
+        `given_id` is what a trusted proxy calls the request.
+        """
         try:
-            return self._passthru_at_once(tenant_id, raw_query)
+            return self._passthru_at_once(tenant_id, raw_query, given_id)
         except Exception as error:
             # Raised here it would end the connection; there, what fails again is refused and counted.
             _log.exception("applet.fault", applet=_PASSTHRU.value, error=type(error).__name__)
             return None
 
-    def _passthru_at_once(self, tenant_id: str, raw_query: str) -> bytes | None:
+    def _passthru_at_once(self, tenant_id: str, raw_query: str, given_id: str | None) -> bytes | None:
         started_s = time.perf_counter()
-        if self._logs_hops:
-            return None
         query = read_query(raw_query)
         tenant = self._switchboard.tenants.get(tenant_id)
         if (
@@ -144,12 +164,25 @@ class Exotel:
             or query.get("Direction", "incoming") not in _INCOMING
         ):
             return None
-        decision = self._answering.answer_at_once(tenant, self._caller(tenant, query), is_recorded=True)
+        request_id = (given_id and given_request_id(given_id)) or new_request_id()
+        caller = self._caller(tenant, query)
+        decision = self._answering.answer_at_once(
+            tenant, caller, is_recorded=True, applet="passthru", request_id=request_id
+        )
         if decision is None:
             return None
-        reply = _render_passthru(decision, is_switch="switch" in query).wire()
+        reply = _render_passthru(decision, is_switch="switch" in query).wire(request_id)
         self._switchboard.metrics.request_seconds.observe("passthru", time.perf_counter() - started_s)
+        if self._hops is not None:
+            self._tell(_said(decision), "passthru", request_id, tenant, caller, started_s)
         return reply
+
+    def _may_tell_of_stranger(self) -> bool:
+        now_s = time.monotonic()
+        if now_s >= self._strangers_until_s:
+            self._strangers, self._strangers_until_s = 0, now_s + 60
+        self._strangers += 1
+        return self._strangers <= STRANGERS_TOLD_PER_MINUTE
 
     def _authenticate(self, request: web.Request, query: Query) -> TenantView | None:
         tenant_id = request.match_info["tenant"]
@@ -166,25 +199,72 @@ class Exotel:
         secret = credentials[1]
         return tenant if tenant.accepts_applet_key(secret) or tenant.accepts_api_token(secret) else None
 
-    async def _respond(self, applet: Applet, tenant: TenantView, query: Query, request: web.Request) -> Reply:
+    async def _respond(
+        self, applet: Applet, tenant: TenantView, query: Query, caller: Caller, request: web.Request
+    ) -> tuple[Reply, _Said]:
+        request_id = request_id_of(request)
         if applet is _PASSTHRU and (call_type := _ENDS.get(query.get("CallType", ""))) is not None:
             async with asyncio.timeout(self._timeout_s):
-                await self._record_end(tenant, query, call_type, request.rel_url.raw_query_string)
-            return Reply(_SELECT["ended"], TEXT)
-        caller = self._caller(tenant, query)
+                await self._record_end(
+                    tenant, query, caller, call_type, request.rel_url.raw_query_string, request_id
+                )
+            return Reply(_SELECT["ended"], TEXT), _Said("ended", call_type.value)
         is_recorded = applet is not _GREETING
         decision: Decision | None
         if query.get("Direction", "incoming") not in _INCOMING:
             decision = Refuse(Reason.DIRECTION)
         else:
-            decision = self._answering.answer_at_once(tenant, caller, is_recorded=is_recorded)
+            decision = self._answering.answer_at_once(
+                tenant, caller, is_recorded=is_recorded, applet=applet.value, request_id=request_id
+            )
             if decision is None:
                 keyed = _keyed(applet, query)
                 async with asyncio.timeout(self._timeout_s):
-                    decision = await self._answering.answer(tenant, caller, keyed, is_recorded=is_recorded)
-        if self._logs_hops:
-            _log_hop(applet, caller, decision)
-        return self._render(applet, decision, tenant, query, request)
+                    decision = await self._answering.answer(
+                        tenant,
+                        caller,
+                        keyed,
+                        is_recorded=is_recorded,
+                        applet=applet.value,
+                        request_id=request_id,
+                    )
+        return self._render(applet, decision, tenant, query, request), _said(decision)
+
+    def _tell(
+        self,
+        said: _Said,
+        applet: str,
+        request_id: str,
+        tenant: TenantView | None,
+        caller: Caller | None,
+        started_s: float,
+    ) -> None:
+        """A line of the log, and what its span says.
+
+        `caller` is None where nobody got as far as reading who it is.
+        """
+        call_sid, virtual_number, number = caller or _NOBODY
+        seconds = time.perf_counter() - started_s
+        tenant_id = None if tenant is None else tenant.id
+        decision, reason = said
+        if self._tracing is not None:
+            self._tracing.describe(
+                {
+                    "request_id": request_id,
+                    "tenant": tenant_id,
+                    "call_sid": call_sid,
+                    "applet": applet,
+                    "decision": decision,
+                    "reason": reason,
+                }
+            )
+        if self._hops is None:
+            return
+        self._hops.put(
+            HopLine(
+                request_id, tenant_id, call_sid, applet, decision, reason, virtual_number, number, seconds
+            )
+        )
 
     def _caller(self, tenant: TenantView, query: Query) -> Caller:
         country = tenant.settings.country
@@ -200,9 +280,14 @@ class Exotel:
         return Caller(call_sid, parse_number(_text(query, "To"), country), parse_number(calling, country))
 
     async def _record_end(
-        self, tenant: TenantView, query: Query, call_type: CallType, raw_query: str
+        self,
+        tenant: TenantView,
+        query: Query,
+        caller: Caller,
+        call_type: CallType,
+        raw_query: str,
+        request_id: str,
     ) -> None:
-        caller = self._caller(tenant, query)
         if caller.call_sid is None or query.get("Direction", "incoming") not in _INCOMING:
             return
         parameters = parse_qsl(raw_query)
@@ -220,6 +305,7 @@ class Exotel:
                 recording_url=_text_or_none(query, "RecordingUrl"),
                 start_time=_text_or_none(query, "StartTime"),
                 insights=_insights(parameters),
+                request_id=request_id,
             ),
         )
 
@@ -243,31 +329,53 @@ class Exotel:
             case unmatched:
                 assert_never(unmatched)
 
-    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: str) -> Reply:
+    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: Fault) -> tuple[Reply, _Said]:
         """Our fault: nobody is connected, and the platform takes its fallback where it has one."""
-        self._switchboard.metrics.faults.labels(fault).inc()
-        refused = Refuse(Reason.NO_ALLOCATION)
+        self._switchboard.metrics.faults.labels(fault.value).inc()
+        refused, said = Refuse(Reason.NO_ALLOCATION), _Said("fault", fault.value)
         match applet:
             case Applet.PASSTHRU:
-                return _render_passthru(refused, is_switch="switch" in query)
+                return _render_passthru(refused, is_switch="switch" in query), said
             case Applet.GREETING:
-                return _render_greeting(refused, tenant)
+                return _render_greeting(refused, tenant), said
             case Applet.CONNECT | Applet.GATHER:
-                return Reply(b"Service Unavailable", TEXT, 503, "Retry-After: 1\r\n")
+                return Reply(b"Service Unavailable", TEXT, 503, "Retry-After: 1\r\n"), said
             case unmatched:
                 assert_never(unmatched)
 
 
-def _log_hop(applet: Applet, caller: Caller, decision: Decision) -> None:
-    _log.debug(
-        "hop",
-        applet=applet.value,
-        call_sid=caller.call_sid,
-        virtual_number=caller.virtual_number,
-        caller=caller.number,
-        decision=decision_text(decision),
-        reason=decision.reason.value if isinstance(decision, Refuse) else None,
-    )
+def _fault_of(away: SpoolFull | SpoolUnusable | TimeoutError) -> Fault:
+    match away:
+        case SpoolFull():
+            return Fault.SPOOL_FULL
+        case SpoolUnusable():
+            return Fault.SPOOL_UNUSABLE
+        case TimeoutError():
+            return Fault.TIMEOUT
+        case unmatched:
+            assert_never(unmatched)
+
+
+class _Said(NamedTuple):
+    """What the log says of a hop."""
+
+    decision: str
+    reason: str | None = None
+
+
+def _said(decision: Decision) -> _Said:
+    match decision:
+        case Connect(matched=matched):
+            return _Said("connect", matched.value)
+        case AskPin(last_entry=last_entry):
+            return _Said("ask_pin", last_entry.value)
+        case Refuse(reason=reason):
+            return _Said("refuse", reason.value)
+        case unmatched:
+            assert_never(unmatched)
+
+
+_NOBODY: Final = Caller(None, None, None)
 
 
 # Named once: Python 3.11 takes longer for `Applet.GREETING` than for a comparison.

@@ -4,7 +4,7 @@ call consists of, a plain GET of the passthru applet.
 A request that is recognised to the last byte, and that can be answered at once, is answered in the call that
 brought its bytes: no task, no router, no request object. The first one that is anything else brings aiohttp
 in, which then answers everything on that connection, so that there is one reader of HTTP for all that needs
-one. `python -m benchmarks passthru` says what it is worth.
+one. `python -m benchmarks beside` says what it is worth.
 
 Before and behind that, a connection is closed whose client is too slow or says too much: aiohttp waits for
 the rest of a request, and for the reading of an answer, as long as the client likes.
@@ -21,6 +21,8 @@ from typing import Final, cast
 import structlog
 from aiohttp import web
 
+from cordboard.web.request_ids import Trusts
+
 # Printable ASCII without the blank and `#`; a longer query, more headers or a body are aiohttp's to judge.
 _PLAIN: Final = re.compile(
     rb"GET /v1/tenants/([a-z0-9][a-z0-9_-]{0,62})/exotel/passthru\?([!\"$-~]{1,8000}) HTTP/1\.1\r\n"
@@ -31,13 +33,19 @@ _MEANINGFUL: Final = re.compile(
     rb"\n(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
     re.IGNORECASE,
 )
+_REQUEST_ID: Final = re.compile(rb"\nx-request-id: ([!-~]+)\r", re.IGNORECASE)
 _HEAD_ENDS: Final = b"\r\n\r\n"
 _HAS_BODY: Final = re.compile(rb"\n(?:content-length|transfer-encoding)", re.IGNORECASE)
 
-AnswerPlain = Callable[[str, str], bytes | None]
-"""(tenant id, raw query) → the reply's bytes, or None if it cannot be given at once."""
+AnswerPlain = Callable[[str, str, str | None], bytes | None]
+"""(tenant id, raw query, the request id that a trusted proxy said) → the reply's bytes, or None if it cannot
+be given at once."""
 
 _log = structlog.get_logger(__name__)
+
+
+def leave_to_aiohttp(_tenant_id: str, _raw_query: str, _given_id: str | None) -> None:
+    """Of a lane that answers nothing by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,11 @@ class Connections:
     limits: Limits
     make_aiohttp: Callable[[], asyncio.BaseProtocol]
     answer: AnswerPlain
+    # Whose request ids are taken over.
+    trusts: Trusts
     open: set[FastLane] = field(default_factory=set)
+    none_open: asyncio.Event = field(default_factory=asyncio.Event)
+    is_draining: bool = False
     _refusals: int = 0
 
     def admit(self, connection: FastLane) -> bool:
@@ -74,6 +86,19 @@ class Connections:
             return False
         self.open.add(connection)
         return True
+
+    def leave(self, connection: FastLane) -> None:
+        self.open.discard(connection)
+        if self.is_draining and not self.open:
+            self.none_open.set()
+
+    def drain(self) -> None:
+        """Have each client leave with its next answer."""
+        self.is_draining = True
+        # aiohttp answers them all from now on, and says `Connection: close`.
+        self.answer = leave_to_aiohttp
+        if not self.open:
+            self.none_open.set()
 
     def close_idle(self) -> None:
         """Close those of which aiohttp knows nothing; it closes its own."""
@@ -96,6 +121,7 @@ class FastLane(asyncio.Protocol):
         "_timer",
         "_transport",
         "_unread_timer",
+        "is_trusted",
     )
 
     def __init__(self, connections: Connections) -> None:
@@ -111,9 +137,13 @@ class FastLane(asyncio.Protocol):
         self._is_beyond_head = False
         self._timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        # Whether it comes from a proxy of the operator's.
+        self.is_trusted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.is_trusted = isinstance(peer, tuple) and self._connections.trusts(peer[0])
         if self._connections.admit(self):
             self._timer = self._loop.call_later(self._connections.limits.keepalive_s, self._close_if_idle)
         else:
@@ -125,7 +155,10 @@ class FastLane(asyncio.Protocol):
             self._heard_at_s = self._loop.time()
             plain = _PLAIN.fullmatch(data)
             if plain is not None and _MEANINGFUL.search(data, plain.end(2)) is None:
-                reply = self._connections.answer(plain[1].decode(), plain[2].decode())
+                given = _REQUEST_ID.search(data, plain.end(2)) if self.is_trusted else None
+                reply = self._connections.answer(
+                    plain[1].decode(), plain[2].decode(), given and given[1].decode()
+                )
                 if reply is not None:
                     self._transport.write(reply)
                     return
@@ -139,7 +172,7 @@ class FastLane(asyncio.Protocol):
             http.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._connections.open.discard(self)
+        self._connections.leave(self)
         self._stop_timer()
         self.resume_writing()
         if self._http is not None:
@@ -170,6 +203,10 @@ class FastLane(asyncio.Protocol):
             # It came behind the request, and may be all that comes.
             self._head_bytes, self._begins, self._rest = len(self._rest), self._rest[-3:], b""
             self._await_head()
+
+    @property
+    def is_draining(self) -> bool:
+        return self._connections.is_draining
 
     def close_if_plain(self) -> None:
         if self._http is None:
@@ -230,11 +267,21 @@ class FastLane(asyncio.Protocol):
 async def tell_answered(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Let the connection know that a request is over, if its body is; else aiohttp still reads that."""
+    """Let the connection know that a request is over, if its body is; else aiohttp still reads that. Let the
+    client know when it is to connect anew."""
+    connection = None if request.transport is None else request.transport.get_protocol()
     try:
-        return await handler(request)
+        response = await handler(request)
+    except web.HTTPException as response_too:
+        _part_after(response_too, connection)
+        raise
     finally:
-        if request.content.is_eof() and request.transport is not None:
-            connection = request.transport.get_protocol()
-            if isinstance(connection, FastLane):
-                connection.answered()
+        if request.content.is_eof() and request.transport is not None and isinstance(connection, FastLane):
+            connection.answered()
+    _part_after(response, connection)
+    return response
+
+
+def _part_after(response: web.StreamResponse, connection: object) -> None:
+    if isinstance(connection, FastLane) and connection.is_draining:
+        response.force_close()

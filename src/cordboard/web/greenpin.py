@@ -208,7 +208,8 @@ class GreenPins:
         return self._answer(changed, exchange.tenant)
 
     async def _release(self, exchange: Exchange) -> Answer:
-        changed = await self._allocating.release(exchange.tenant, _name_of_path(exchange))
+        name = _name_of_path(exchange)
+        changed = await self._allocating.release(exchange.tenant, name, exchange.request_id)
         return self._answer(changed, exchange.tenant)
 
     async def _members(self, exchange: Exchange) -> Answer:

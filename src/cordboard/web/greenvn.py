@@ -216,7 +216,8 @@ class GreenVns:
         return await self._changed(exchange.tenant, name, swap)
 
     async def _release(self, exchange: Exchange) -> Answer:
-        changed = await self._allocating.release(exchange.tenant, _name_of_path(exchange))
+        name = _name_of_path(exchange)
+        changed = await self._allocating.release(exchange.tenant, name, exchange.request_id)
         return self._answer(changed)
 
     async def _members(self, exchange: Exchange) -> Answer:

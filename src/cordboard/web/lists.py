@@ -250,6 +250,7 @@ def _call_data(call: CallRecord, zone: str) -> dict[str, Any]:
         "to": _plus(dialled or call.target),
         "first_hop_at": iso_text(call.first_hop_at_us, zone),
         "last_hop_at": iso_text(call.last_hop_at_us, zone),
+        "request_id": call.request_id,
         "end": None if call.end is None else _end_data(call.end, zone),
     }
 
@@ -263,6 +264,7 @@ def _end_data(end: EndRecord, zone: str) -> dict[str, Any]:
         "recording_url": end.recording_url,
         "start_time": end.start_time,
         "ended_at": iso_text(end.ended_at_us, zone),
+        "request_id": end.request_id,
     }
 
 
@@ -276,6 +278,7 @@ def _verification_data(entry: VerificationRecord, zone: str) -> dict[str, Any]:
         "allocation_id": _id_text(entry.allocation_id),
         "side": _side_text(entry.side),
         "verified_at": iso_text(entry.verified_at_us, zone),
+        "request_id": entry.request_id,
     }
 
 

@@ -6,11 +6,11 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
-from aiohttp import web
+from multidict import MultiMapping
 from pydantic import BaseModel
 
 from cordboard.routing.allocate import Code
@@ -36,13 +36,20 @@ _KEY = re.compile(r"[a-z][a-z_.\-]{0,39}", re.ASCII | re.IGNORECASE)
 Key = TypeVar("Key")
 
 
+class Queried(Protocol):
+    """A request, or a form that was read out of its body."""
+
+    @property
+    def query(self) -> MultiMapping[str]: ...
+
+
 class Query:
     """What a request asks for in its query; `known` is the model that the document shows of it.
 
     Everything here raises Refused, with a message that names the key and quotes no value.
     """
 
-    def __init__(self, request: web.Request, settings: TenantSettings, known: type[BaseModel]) -> None:
+    def __init__(self, request: Queried, settings: TenantSettings, known: type[BaseModel]) -> None:
         given = request.query
         self._country, self._timezone = settings.country, settings.timezone
         for key in given:

@@ -15,13 +15,16 @@ from typing import Final
 from aiohttp import HttpVersion11, hdrs
 from aiohttp.web import BaseRequest
 
+from cordboard.web.request_ids import HEADER, request_id_of
+
 _HEAD: Final = hdrs.METH_HEAD
+_REQUEST_ID: Final = f"\r\n{HEADER}: ".encode()
 
 
 class Reply:
     """What one applet request is answered; made once, sent once."""
 
-    __slots__ = ("_body", "_content_type", "_headers", "_request", "keep_alive", "status")
+    __slots__ = ("_body", "_content_type", "_headers", "_is_last", "_request", "keep_alive", "status")
 
     def __init__(self, body: bytes, content_type: str, status: int = 200, headers: str = "") -> None:
         """`headers` are further lines, each ending in CRLF."""
@@ -30,15 +33,20 @@ class Reply:
         self._body = body
         self._content_type = content_type
         self._headers = headers
+        self._is_last = False
         self._request: BaseRequest | None = None
 
     @property
     def body_length(self) -> int:
         return len(self._body)
 
+    def force_close(self) -> None:
+        """Let the connection end with it."""
+        self._is_last = True
+
     async def prepare(self, request: BaseRequest) -> None:
         self._request = request
-        self.keep_alive = request.keep_alive
+        self.keep_alive = bool(request.keep_alive) and not self._is_last
 
     async def write_eof(self) -> None:
         request = self._request
@@ -47,12 +55,14 @@ class Reply:
         if transport is None:
             raise ConnectionResetError("the platform hung up before it was answered")
         connection = _connection_line(self.keep_alive, request.version == HttpVersion11)
-        transport.write(self.wire(connection, with_body=request.method != _HEAD))
+        with_body = request.method != _HEAD
+        transport.write(self.wire(request_id_of(request), connection, with_body=with_body))
 
-    def wire(self, connection: str = "", *, with_body: bool = True) -> bytes:
+    def wire(self, request_id: str, connection: str = "", *, with_body: bool = True) -> bytes:
         """The bytes of the whole reply; `connection` is a header line or nothing."""
         head = _head(self.status, self._content_type, len(self._body), self._headers, connection)
-        return b"%b%b\r\n\r\n%b" % (head, _date(), self._body if with_body else b"")
+        body = self._body if with_body else b""
+        return b"%b%b%b%b\r\n\r\n%b" % (head, _date(), _REQUEST_ID, request_id.encode(), body)
 
 
 def _connection_line(keep_alive: bool, is_http_11: bool) -> str:

@@ -132,7 +132,8 @@ class SecondGeneration:
         return await self._revise(exchange, product, parse_swap)
 
     async def release(self, exchange: Exchange, product: Product) -> RawAnswer:
-        changed = await self._allocating.release(exchange.tenant, _name_of_path(exchange, product))
+        name = _name_of_path(exchange, product)
+        changed = await self._allocating.release(exchange.tenant, name, exchange.request_id)
         standing = changed.standing
         assert standing.released_at_us is not None, "it was just released"
         data = {

@@ -273,7 +273,7 @@ def checked_settings(given: object, destinations: Destinations) -> dict[str, Any
     ]
     if faults:
         raise Unacceptable(faults)
-    _check_size(given)
+    check_size(given)
     return given if body.country is None else {**given, "country": body.country}
 
 
@@ -313,7 +313,7 @@ class SettingsResource:
         if not changed:
             message = "At least one setting must be given."
             raise Unacceptable([Fault(Code.MISSING, "settings", message)])
-        _check_size({**exchange.tenant.given, **changed})
+        check_size({**exchange.tenant.given, **changed})
         switchboard = self._switchboard
         tenant, position = await provisioning.change_settings(
             switchboard.database, exchange.tenant.id, changed, switchboard.clock.now_us()
@@ -322,7 +322,7 @@ class SettingsResource:
         return Answer(effective(tenant.settings), headers=propagation(is_propagated))
 
 
-def _check_size(settings: Mapping[str, Any]) -> None:
+def check_size(settings: Mapping[str, Any]) -> None:
     """Raises Unacceptable."""
     if len(orjson.dumps(settings)) > SETTINGS_BYTES_MAX:
         message = f"The settings of a tenant are together at most {SETTINGS_BYTES_MAX} bytes."

@@ -31,6 +31,7 @@ from cordboard.storage.database import CommitUnknown, Connection, Database, Data
 from cordboard.storage.events import AttemptError, Claim, EventState, Lane, Outcome
 from cordboard.storage.facts import EventKind, facts_of
 from cordboard.storage.sealing import NO_KEYS, DataKeys
+from cordboard.tracing import Tracing
 from cordboard.webhooks.breaker import Breaker
 from cordboard.webhooks.destinations import Destinations, Endpoint, ForbiddenAddress, parse_endpoint
 from cordboard.webhooks.lookups import Lookup, Lookups, addresses_of
@@ -147,6 +148,7 @@ class Sender:
         on_attempt: OnAttempt | None = None,
         keys: DataKeys = NO_KEYS,
         lookup: Lookup = addresses_of,
+        tracing: Tracing | None = None,
     ) -> None:
         self._database = database
         self._lookup = lookup
@@ -159,6 +161,7 @@ class Sender:
         self._poll_s = poll_s
         self._dice = dice
         self._on_attempt = on_attempt
+        self._tracing = tracing
         # By host, and by tenant and host.
         self._in_flight: Counter[str] = Counter()
         self._in_flight_of: Counter[tuple[str, str]] = Counter()
@@ -319,7 +322,7 @@ class Sender:
         loop = asyncio.get_running_loop()
         began, began_us = loop.time(), self._clock.now_us()
         try:
-            attempt = await self._tell(sessions, claim, endpoint, began_us)
+            attempt = await self._told(sessions, claim, endpoint, began_us)
             self._learn(claim.tenant_id, host, attempt)
         finally:
             # While the result is written, somebody else may have the slot.
@@ -337,6 +340,24 @@ class Sender:
             # The next event of the subject is due.
             self._woken.set()
 
+    async def _told(
+        self, sessions: _Sessions, claim: Claim, endpoint: Endpoint | None, now_us: int
+    ) -> Attempt:
+        """`_tell`, with a span around it where there are traces."""
+        if self._tracing is None:
+            return await self._tell(sessions, claim, endpoint, now_us)
+        attributes = {
+            "tenant": claim.tenant_id,
+            "event_id": str(claim.id),
+            "event_kind": claim.kind.value,
+            "attempt": claim.attempts,
+            "request_id": claim.request_id,
+        }
+        with self._tracing.span("webhook attempt", attributes):
+            attempt = await self._tell(sessions, claim, endpoint, now_us)
+            self._tracing.describe({"result": attempt.result.value, "status": attempt.status})
+            return attempt
+
     async def _tell(
         self, sessions: _Sessions, claim: Claim, endpoint: Endpoint | None, now_us: int
     ) -> Attempt:
@@ -352,6 +373,8 @@ class Sender:
             "cordboard-sequence": str(claim.seq),
             **sign(claim.secrets, claim.id, to_datetime(now_us), body),
         }
+        if claim.request_id is not None:
+            headers["cordboard-request-id"] = claim.request_id
         if endpoint.authorization is not None:
             headers["Authorization"] = endpoint.authorization
         is_trusted = self._destinations.trusts(endpoint.url)
@@ -447,6 +470,7 @@ class Sender:
         )
         event_log = log.bind(
             event_id=str(claim.id),
+            request_id=claim.request_id,
             kind=claim.kind.value,
             host=host,
             attempts=claim.attempts,

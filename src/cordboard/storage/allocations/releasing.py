@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from cordboard.clock import to_datetime
+from cordboard.clock import to_datetime, to_instant_us
 from cordboard.routing.allocate import ReleaseCause, Standing
 from cordboard.routing.changes import (
     AllocationReleased,
@@ -34,11 +34,16 @@ from cordboard.storage.queries import load
 
 _SQL: Final = load("allocations")
 
+# What ends by its policy is asked for by no request.
+NOBODY: Final[Mapping[UUID, str | None]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequest:
     tenant_id: str
     name: AllocationName
+    # Of who asked for it; its event bears it.
+    request_id: str | None = None
 
     @property
     def allocation_id(self) -> UUID:
@@ -78,7 +83,10 @@ async def release(
     active = {id for id in theirs if found[id].standing.state is State.ACTIVE}
     ended = {id for id in active if not found[id].standing.allocation.is_live(now_us)}
     changes = await _release(connection, cell, sorted(ended), now_us, ended_only=True)
-    changes += await _release(connection, cell, sorted(active - ended), now_us, ended_only=False)
+    requested_by = {request.allocation_id: request.request_id for request in reversed(requests)}
+    changes += await _release(
+        connection, cell, sorted(active - ended), now_us, ended_only=False, requested_by=requested_by
+    )
     position = await feed.append(connection, cell, changes, now_us) if changes else None
     results: list[ReleaseResult] = []
     told: set[UUID] = set()
@@ -102,6 +110,12 @@ async def ended_ids(connection: Connection, now_us: int, limit_per_cell: int) ->
     for row in await connection.fetch(_SQL["ended"], to_datetime(now_us), limit_per_cell):
         ended.setdefault(row["cell"], []).append(row["id"])
     return ended
+
+
+async def earliest_end_us(connection: Connection) -> int | None:
+    """When the first of all active allocations ends, or has ended without being released yet."""
+    earliest = await connection.fetchval(_SQL["earliest_end"])
+    return None if earliest is None else to_instant_us(earliest)
 
 
 async def release_ended(connection: Connection, cell: int, ids: Sequence[UUID], now_us: int) -> int:
@@ -192,9 +206,18 @@ async def take_uses(
 
 
 async def _release(
-    connection: Connection, cell: int, ids: Sequence[UUID], now_us: int, *, ended_only: bool
+    connection: Connection,
+    cell: int,
+    ids: Sequence[UUID],
+    now_us: int,
+    *,
+    ended_only: bool,
+    requested_by: Mapping[UUID, str | None] = NOBODY,
 ) -> list[Change]:
-    """Vault the active ones among `ids`, with their one event; returns what the feed should tell."""
+    """Vault the active ones among `ids`, with their one event; returns what the feed should tell.
+
+    `requested_by`: allocation → the id of the request that ends it.
+    """
     if not ids:
         return []
     locked = await connection.fetch(
@@ -213,7 +236,7 @@ async def _release(
     await connection.execute(_SQL["cool_pins"], cell, ids)
     await connection.execute(_SQL["delete_pins"], cell, ids)
     events = [
-        _deallocated(standing)
+        _deallocated(standing, requested_by.get(id))
         for id in ids
         if tells_release((standing := found[id].standing).allocation.product, is_automatic=ended_only)
     ]
@@ -237,12 +260,13 @@ def _vaulted(standing: Standing, now_us: int) -> Standing:
     )
 
 
-def _deallocated(standing: Standing) -> NewEvent:
+def _deallocated(standing: Standing, request_id: str | None) -> NewEvent:
     allocation = standing.allocation
     return NewEvent(
         tenant_id=standing.tenant_id,
         subject=str(UUID(bytes=allocation.id)),
         product=allocation.product,
+        request_id=request_id,
         facts=DeallocatedFacts(
             transaction_id=standing.client_id,
             allocation_id=allocation.id,

@@ -1,84 +1,18 @@
-"""The command line, as a shell sees it: a process with its output and its exit code."""
+"""Provisioning, erasure, events and throttles from a shell, with an engine running or not."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from asyncio.subprocess import PIPE
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import aiohttp
 import orjson
 import pytest
 
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-async def start(data_dir: Path, *arguments: str, **more: str) -> Process:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("CORDBOARD_")}
-    environment |= {
-        "CORDBOARD_DATA_DIR": str(data_dir),
-        "CORDBOARD_BOARD_DIR": str(data_dir / "board"),
-        "COLUMNS": "200",
-        **more,
-    }
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cordboard", *arguments, env=environment, stdout=PIPE, stderr=PIPE
-    )
-
-
-async def run(data_dir: Path, *arguments: str, **more: str) -> Ran:
-    process = await start(data_dir, *arguments, **more)
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return Ran(process.returncode, out.decode(), err.decode())
-
-
-@asynccontextmanager
-async def serving(data_dir: Path) -> AsyncIterator[str]:
-    """A running engine's address; it must end with code 0."""
-    process = await start(data_dir, "serve", "--port", "0")
-    assert process.stdout is not None
-    try:
-        url = ""
-        while not url:
-            line = (await process.stdout.readline()).decode()
-            assert line, (await process.communicate())[1].decode()
-            url = line.removeprefix("Listening on ").strip() if line.startswith("Listening") else ""
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        await process.communicate()
-    assert process.returncode == 0
-
-
-def basic(token: str) -> dict[str, str]:
-    return {"Authorization": aiohttp.encode_basic_auth("acme1m", token)}
-
-
-async def until_answered(
-    client: aiohttp.ClientSession, method: str, url: str, *statuses: int, **request: Any
-) -> None:
-    """The feed reaches the engine within its poll; the answer that says so is waited for."""
-    async with asyncio.timeout(10):
-        while True:
-            async with client.request(method, url, **request) as answer:
-                if answer.status in statuses:
-                    return
+from .processes import basic, run, serving, until_answered
 
 
 async def test_a_tenant_is_provisioned_without_a_running_engine_and_served_by_the_next(

@@ -1,0 +1,182 @@
+"""The data of a run: one tenant with so many allocations, in PostgreSQL as the engine would have put them.
+
+Allocation i has two listed numbers, a PIN and a VN a side: callers of side A are connected by their number
+alone, those of side B enter the PIN. Every hundredth has a member on side A, who is connected by number, too.
+Neighbours share VNs, a thousand allocations and their PINs on each. `sql/fill.sql` says the same.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from benchmarks.calls import Hop
+from benchmarks.progress import say
+from cordboard.storage.embedded import EmbeddedPostgres
+
+TENANT: Final = "acme1m"
+_SQL: Final = {
+    name: text
+    for block in Path(__file__)
+    .with_name("sql")
+    .joinpath("fill.sql")
+    .read_text(encoding="utf-8")
+    .split("-- name: ")[1:]
+    for name, _, text in [block.partition("\n")]
+}
+
+# Ten digits after the country code; each block has room for the twenty million numbers of the largest world.
+LISTED_A, LISTED_B, MEMBERS, STRANGERS = (first * 1_0000_0000 for first in (98, 97, 95, 96))
+# For allocations that a run makes itself.
+LATER_A, LATER_B, WRITTEN_A, WRITTEN_B, BULK_A, BULK_B, LONG_A, LONG_B, WAVE_A, WAVE_B = (
+    first * 1_0000_0000 for first in (88, 87, 86, 85, 84, 83, 82, 81, 76, 75)
+)
+FIRST_VN: Final = 80_0000_0000
+A_MEMBER_IN: Final = 100
+ALLOCATIONS_A_VN: Final = 1_000
+VIRTUAL_NUMBERS_MIN: Final = 20
+
+TABLES: Final = (
+    "allocation",
+    "carried_allocation",
+    "party_number",
+    "vn_use",
+    "caller_line",
+    "route",
+    "pin_claim",
+)
+# Some 2 s of PostgreSQL for each table.
+FILLED_AT_ONCE: Final = 500_000
+# Checking the references of more rows takes longer than putting them in; that they are right is known from
+# smaller worlds, where they are checked.
+REFERENCES_CHECKED_MAX: Final = 1_000_000
+# 3.6 kB of rows and indexes, and half as much for sorting the largest of them; the write-ahead log beside.
+DISK_BYTES_AN_ALLOCATION: Final = 5_400
+DISK_BYTES_BESIDE: Final = 2 << 30
+# More would neither be noticed nor fit into the generator's memory.
+HOPS_MAX: Final = 100_000
+
+
+class World:
+    """Which numbers, PINs and VNs the allocations 0 to `allocations` - 1 have."""
+
+    def __init__(self, allocations: int) -> None:
+        assert allocations % A_MEMBER_IN == 0
+        self.allocations = allocations
+        self.virtual_numbers = max(allocations // ALLOCATIONS_A_VN, VIRTUAL_NUMBERS_MIN)
+
+    def virtual_number(self, index: int) -> int:
+        """Where callers of side A call; those of side B call `virtual_number(index + 1)`."""
+        return FIRST_VN + index % self.virtual_numbers
+
+    def b_pin(self, index: int) -> str:
+        return f"{500_000 + index // self.virtual_numbers}"
+
+    def unknown_virtual_number(self, index: int) -> int:
+        return self.virtual_number(index) + self.virtual_numbers
+
+    def picked(self, count: int, seed: int = 2026) -> list[int]:
+        """Allocations in random order, so that no cache knows who is next; some twice."""
+        dice = random.Random(seed)
+        return [dice.randrange(self.allocations) for _ in range(count)]
+
+    def listed_hops(self) -> list[Hop]:
+        """Callers who are connected by their number."""
+        return [
+            Hop(LISTED_A + 2 * index + index % 2, self.virtual_number(index))
+            for index in self.picked(min(HOPS_MAX, self.allocations))
+        ]
+
+    def strangers_hops(self, count: int, first: int = 0) -> list[Hop]:
+        """Callers who are nobody's, each with a right PIN of side B."""
+        picked = self.picked(count, seed=first)
+        return [
+            Hop(STRANGERS + first + n, self.virtual_number(index + 1), self.b_pin(index))
+            for n, index in enumerate(picked)
+        ]
+
+
+class NoRoom(Exception):
+    """The disk has too little room for the world."""
+
+
+def check_room(directory: Path, allocations: int) -> None:
+    """Raises NoRoom."""
+    wanted = allocations * DISK_BYTES_AN_ALLOCATION + DISK_BYTES_BESIDE
+    free = shutil.disk_usage(directory).free
+    if free < wanted:
+        raise NoRoom(
+            f"{allocations:,} allocations want {wanted / 1e9:.0f} GB of disk while they are made, "
+            f"and {directory} has {free / 1e9:.0f} GB"
+        )
+
+
+async def fill(postgres_dir: Path, world: World) -> int:
+    """Put the world's rows into the database of an engine that has stopped; returns their size in bytes,
+    indexes included."""
+    server = EmbeddedPostgres(postgres_dir)
+    await server.start()
+    try:
+        connect_kwargs: dict[str, Any] = dict(server.connect_kwargs)
+        connection = await asyncpg.connect(**connect_kwargs)
+        try:
+            return await fill_database(connection, world)
+        finally:
+            await connection.close()
+    finally:
+        await server.stop()
+
+
+async def fill_database(connection: asyncpg.Connection[asyncpg.Record], world: World) -> int:
+    """The same, where the database has the tenant and nothing else."""
+    # For this session only; the engine's are untouched.
+    await connection.execute("SET synchronous_commit = off; SET maintenance_work_mem = '1GB'")
+    before = await connection.fetchval(_SQL["size_bytes"], TABLES)
+    cell = await connection.fetchval("SELECT cell FROM tenant WHERE id = $1", TENANT)
+    await connection.execute(_SQL["virtual_number"], cell, TENANT, world.virtual_numbers)
+    keys = await connection.fetch(_SQL["keys"], TABLES)
+    indexes = await connection.fetch(_SQL["indexes"], TABLES)
+    for row in (*keys, *indexes):
+        await connection.execute(row["away"])
+    for table in TABLES:
+        for first, behind in _steps(world.allocations):
+            started_s = time.perf_counter()
+            await connection.execute(_SQL[table], *_arguments(table, cell, first, behind, world))
+            say(f"{table}: {behind:,} of {world.allocations:,}, {time.perf_counter() - started_s:.1f} s")
+    for row in (*(key for key in keys if not key["is_reference"]), *indexes):
+        await _bring_back(connection, row["back"])
+    for row in keys:
+        if row["is_reference"]:
+            is_checked = world.allocations <= REFERENCES_CHECKED_MAX
+            await _bring_back(connection, row["back"] + ("" if is_checked else " NOT VALID"))
+    # Not the other tables, such as the feed: they are about to grow, and plans made by what they are today
+    # would be for tables of a page.
+    for statement in (f"VACUUM ANALYZE {', '.join((*TABLES, 'virtual_number'))}", "CHECKPOINT"):
+        await _bring_back(connection, statement)
+    after = await connection.fetchval(_SQL["size_bytes"], TABLES)
+    return int(after) - int(before)
+
+
+def _steps(allocations: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, allocations, FILLED_AT_ONCE):
+        yield first, min(first + FILLED_AT_ONCE, allocations)
+
+
+def _arguments(table: str, cell: int, first: int, behind: int, world: World) -> Sequence[object]:
+    # A parameter that a statement does not name cannot be given.
+    tenant = (TENANT,) if table in {"allocation", "carried_allocation"} else ()
+    virtual_numbers = () if table == "party_number" else (world.virtual_numbers,)
+    return (cell, *tenant, first, behind, *virtual_numbers)
+
+
+async def _bring_back(connection: asyncpg.Connection[asyncpg.Record], statement: str) -> None:
+    started_s = time.perf_counter()
+    await connection.execute(statement, timeout=3_600)
+    if (took_s := time.perf_counter() - started_s) > 1:
+        say(f"{statement[:90]}: {took_s:.1f} s")
