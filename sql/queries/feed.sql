@@ -1,11 +1,14 @@
--- name: advance
--- The last statement before the rows of the feed, to hold the head as shortly as may be.
-UPDATE feed_head SET n = n + $2 WHERE cell = $1 RETURNING n;
-
 -- name: append
-INSERT INTO feed (cell, n, tag, kind, body, written_at)
-SELECT $1, $2 + row.position, row.tag, row.kind, row.body, $6
-FROM unnest($3::bigint[], $4::text[], $5::text[]) WITH ORDINALITY AS row (tag, kind, body, position);
+-- The last statement of its transaction, to hold the head as shortly as may be; the number of the last row.
+WITH head AS (
+    UPDATE feed_head SET n = n + cardinality($2::bigint[]) WHERE cell = $1 RETURNING n
+), written AS (
+    INSERT INTO feed (cell, n, tag, kind, body, written_at)
+    SELECT $1, head.n - cardinality($2::bigint[]) + row.position, row.tag, row.kind, row.body, $5
+    FROM head
+    CROSS JOIN unnest($2::bigint[], $3::text[], $4::text[]) WITH ORDINALITY AS row (tag, kind, body, position)
+)
+SELECT n FROM head;
 
 -- name: rows_after
 -- The heads first: nearly always nothing is new, and a plan that was made while the feed was one page would

@@ -152,6 +152,8 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    # One process cannot take its own place, and must not end where several would be replaced.
+    loop.add_signal_handler(signal.SIGHUP, _log.warning, "node.not_replaced")
     allow_connections(settings.connections_max)
     async with running_node(settings, on_load=on_load) as node:
         tame_collector()

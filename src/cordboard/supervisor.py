@@ -88,10 +88,6 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def is_running(self) -> bool:
-        return self._process.returncode is None
-
     async def said(self, *words: bytes) -> None:
         """Return when it says one of these. Raises ProcessFailed."""
         while line := await self._reader.readline():
@@ -108,15 +104,12 @@ class Process:
     def drain(self) -> None:
         self._writer.write(DRAIN + b"\n")
 
-    def terminate(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-
     async def ended(self) -> int:
         return await self._process.wait()
 
     async def stop(self) -> None:
-        self.terminate()
+        with suppress(ProcessLookupError):
+            self._process.terminate()
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self.ended()

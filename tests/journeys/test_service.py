@@ -385,3 +385,13 @@ async def test_many_calls_at_once_are_each_answered_for_themselves(
 
     await asyncio.gather(*(one(number, *pair) for number, pair in enumerate(pairs)))
     assert len(await tenant.all_events(EventKind.VERIFIED)) == 40
+
+
+async def test_one_process_says_that_it_cannot_be_replaced_and_goes_on(
+    engine: EngineProcess, client: Client
+) -> None:
+    os.kill(engine.pid, signal.SIGHUP)
+    async with asyncio.timeout(WAIT_S):
+        while "node.not_replaced" not in engine.log.read_text():
+            assert (await client.ask("GET", "/healthz")).status == 200
+    assert (await client.ask("GET", "/readyz")).status == 200

@@ -42,14 +42,12 @@ class Position(NamedTuple):
 
 
 async def append(connection: Connection, cell: int, changes: Sequence[Change], now_us: int) -> Position:
-    """Write the changes to the cell's feed, as the last statements of their transaction."""
+    """Write the changes to the cell's feed, as the last statement of their transaction."""
     assert changes, "a transaction without changes has nothing to tell"
-    n = await connection.fetchval(_SQL["advance"], cell, len(changes))
     kinds, bodies = zip(*map(encode, changes), strict=True)
-    await connection.execute(
+    n = await connection.fetchval(
         _SQL["append"],
         cell,
-        n - len(changes),
         [secrets.randbits(63) for _ in changes],
         kinds,
         bodies,

@@ -31,8 +31,8 @@ from cordboard.tables.records import BOARD_VERSION
 
 # The safety net under the bell: without it a change is at most this late.
 POLL_S: Final = 0.1
-# The loop that applies them answers calls, too: some 0.5 ms, a transaction of its own included.
-APPLIED_PER_STEP: Final = 20
+# The loop that applies them answers calls, too: some 0.3 ms, a transaction of its own included.
+APPLIED_PER_STEP: Final = 10
 AWAY_BACKOFF_S: Final = 0.5
 # A snapshot that a killed process leaves behind keeps every page that is replaced meanwhile: at 500 changes a
 # second some 10 MB. Looking takes microseconds.
