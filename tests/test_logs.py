@@ -125,7 +125,10 @@ async def test_a_reader_who_does_not_read_holds_up_nobody_and_is_told_what_he_mi
     finally:
         os.close(read_end)
         os.close(write_end)
-    assert logged == [{"event": "hops.dropped", "lines": 3, "log_level": "warning"}]
+    # An engine that other tests share logs in the same process.
+    assert [line for line in logged if line["event"].startswith("hops.")] == [
+        {"event": "hops.dropped", "lines": 3, "log_level": "warning"}
+    ]
 
 
 def _read_until(descriptor: int, end: bytes) -> bytes:
