@@ -7,13 +7,14 @@ form that the document names.
 from __future__ import annotations
 
 import asyncio
+import os
 from copy import deepcopy
 from typing import Any
 
 import pytest
 import requests
 import schemathesis
-from hypothesis import given, settings
+from hypothesis import assume, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
@@ -30,6 +31,9 @@ from .shop import ADMIN_TOKEN, AGENT, CUSTOMER, OTHER_AGENT, OTHER_CUSTOMER, UNK
 EXAMPLES = 12
 # Now and then chance makes a dozen bodies none of which a generation takes for its own; five times hardly.
 ROUNDS_MAX = 5
+# Each round has its own examples, and the same ones every time: a change shall not meet by chance what it has
+# nothing to do with. Another number seeks elsewhere.
+SEED = int(os.environ.get("CORDBOARD_EXAMPLES_SEED", "20260105"))
 
 # The core has rules that no schema can say: a number in use, both sides with the same number, …
 NOT_HELD_TO = {"positive_data_acceptance"}
@@ -59,8 +63,8 @@ async def test_whatever_is_sent_the_answer_is_one_of_the_document(
             ids = await ids_of(shop, generation)
             with subtests.test(operation.label, generation=generation.name):
                 forms: set[Generation] = set()
-                for _ in range(ROUNDS_MAX):
-                    forms |= await asyncio.to_thread(explore, operation, node.url, shop, ids)
+                for round_no in range(ROUNDS_MAX):
+                    forms |= await asyncio.to_thread(explore, operation, node.url, shop, ids, SEED + round_no)
                     if generation in forms:
                         break
                 assert generation in forms, "nothing that was sent was taken for this generation's"
@@ -132,7 +136,7 @@ async def ids_of(shop: Shop, generation: Generation) -> Ids:
     }
 
 
-def explore(operation: Any, base_url: str, shop: Shop, ids: Ids) -> set[Generation]:
+def explore(operation: Any, base_url: str, shop: Shop, ids: Ids, examples_seed: int) -> set[Generation]:
     """Returns in which forms it was answered; of anything but the second generation's it is the first.
 
     Run in a thread of its own: the server is in this process, and the examples wait for its answers.
@@ -149,9 +153,12 @@ def explore(operation: Any, base_url: str, shop: Shop, ids: Ids) -> set[Generati
     with requests.Session() as session:
         for mode in modes_of(operation):
 
+            @seed(examples_seed)
             @settings(max_examples=EXAMPLES)
             @given(case=paths.flatmap(lambda path: operation.as_strategy(mode, path_parameters=path)))
             def play(case: schemathesis.Case[Any]) -> None:
+                # Blanks alone are no body, which some operations do without.
+                assume(not isinstance(case.body, bytes) or case.body.strip())
                 response = case.call(base_url, session=session, headers=headers)
                 case.validate_response(response, checks=checks, headers=headers)
                 is_second = response.text.startswith('{"response":')
