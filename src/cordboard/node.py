@@ -249,16 +249,7 @@ async def running_switchboard(
         # What is on record of a call that goes on is on record before its next hop.
         await recording.drain_at_start()
         await salvage.drain_at_start()
-        background = [
-            parts.metrics.run(),
-            database.watch(),
-            parts.bell.run(),
-            keeper.run(),
-            _expiry(parts, progress, sender.wake).run(),
-            Retention(database, clock, parts.keys, settings.dead_letter_days).run(),
-            salvage.run(),
-            switchboard.run(),
-        ]
+        background = [*_once_a_node(parts, keeper, progress, salvage, sender), switchboard.run()]
         if postgres is not None:
             background.append(keep_alive(postgres))
         async with _running(background), _sending(sender), _flushed(switchboard.records):
@@ -293,16 +284,7 @@ async def running_board(
         salvage = _salvage(parts, None, sender.wake)
         await keeper.open()
         await salvage.drain_at_start()
-        background = [
-            parts.metrics.run(),
-            database.watch(),
-            parts.bell.run(),
-            keeper.run(),
-            _expiry(parts, progress, sender.wake).run(),
-            Retention(database, clock, parts.keys, settings.dead_letter_days).run(),
-            salvage.run(),
-        ]
-        async with _running(background), _sending(sender):
+        async with _running(_once_a_node(parts, keeper, progress, salvage, sender)), _sending(sender):
             yield
 
 
@@ -336,6 +318,21 @@ async def running_worker(
             yield switchboard
         if not spool.records:
             spool.clear_away()
+
+
+def _once_a_node(
+    parts: _Parts, keeper: BoardKeeper, progress: ProgressTables, salvage: Salvage, sender: Sender
+) -> list[Coroutine[Any, Any, None]]:
+    """What one process of a node does, whether it answers as well or others do."""
+    return [
+        parts.metrics.run(),
+        parts.database.watch(),
+        parts.bell.run(),
+        keeper.run(),
+        _expiry(parts, progress, sender.wake).run(),
+        Retention(parts.database, parts.clock, parts.keys, parts.settings.dead_letter_days).run(),
+        salvage.run(),
+    ]
 
 
 def _progress(parts: _Parts, stack: AsyncExitStack) -> ProgressTables:
