@@ -19,12 +19,15 @@ from aiohttp import hdrs
 
 from cordboard.routing.allocate import Code
 from cordboard.storage import event_records
+from cordboard.storage.database import Database
 from cordboard.storage.event_records import AttemptRecord, EventKey, EventRecord, NoSuchEvent
 from cordboard.storage.events import EventState
 from cordboard.storage.facts import EventKind, facts_of
+from cordboard.storage.listing import Page
 from cordboard.storage.resting import with_stand_ins
 from cordboard.storage.sealing import CannotOpen, DataKeyMissing, DataKeys
 from cordboard.switchboard.service import Switchboard
+from cordboard.switchboard.tenants import TenantView
 from cordboard.web.account_time import iso_text
 from cordboard.web.auth import basic_credentials
 from cordboard.web.bodies import read_object
@@ -107,20 +110,7 @@ class Events:
     async def _list(self, exchange: Exchange) -> Answer:
         tenant = exchange.tenant
         query = Query(exchange.request, tenant.settings, EventListQuery)
-        state, kind = query.word("state", _STATES), query.word("kind", _KINDS)
-        span, after, limit = query.span(), query.after(event_key), query.limit()
-        page = await self._database.read_snapshot(
-            lambda connection: event_records.list_events(
-                connection,
-                tenant.cell,
-                tenant.id,
-                None if state is None else EventState(state),
-                None if kind is None else EventKind(kind),
-                span,
-                after,
-                limit,
-            )
-        )
+        page = await events_page(self._database, tenant, query)
         return Answer(
             {
                 "items": [event_data(event, tenant.settings.timezone) for event in page.items],
@@ -170,6 +160,28 @@ def _event_id(exchange: Exchange) -> UUID:
     if id is None:
         raise NoSuchEvent
     return id
+
+
+async def events_page(
+    database: Database, tenant: TenantView, query: Query, limit: int | None = None
+) -> Page[EventRecord, EventKey]:
+    """The newest events that `state`, `kind`, dates and `cursor` of the query leave; as many as it says,
+    where `limit` does not. Raises Refused."""
+    state, kind = query.word("state", _STATES), query.word("kind", _KINDS)
+    span, after = query.span(), query.after(event_key)
+    items_max = query.limit() if limit is None else limit
+    return await database.read_snapshot(
+        lambda connection: event_records.list_events(
+            connection,
+            tenant.cell,
+            tenant.id,
+            None if state is None else EventState(state),
+            None if kind is None else EventKind(kind),
+            span,
+            after,
+            items_max,
+        )
+    )
 
 
 def event_key(parts: Any) -> EventKey:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from aiohttp import web
@@ -19,12 +19,9 @@ from cordboard.web.console import words
 from cordboard.web.console.frame import PAGE_MAX, TENANT, Frame, Page, Redirect, Visit
 from cordboard.web.console.records import Row, event_row
 from cordboard.web.errors import Refused
-from cordboard.web.events import body_shown, event_key
+from cordboard.web.events import body_shown, events_page
 from cordboard.web.query import Query, cursor_of
 from cordboard.web.schemas import parse_id
-
-_STATES: Final = [state.value for state in EventState]
-_KINDS: Final = [kind.value for kind in EventKind]
 
 
 class EventsQuery(BaseModel):
@@ -60,23 +57,10 @@ class EventPages:
         }
         try:
             query = Query(visit.form, tenant.settings, EventsQuery)
-            state, kind = query.word("state", _STATES), query.word("kind", _KINDS)
-            span, after = query.span(), query.after(event_key)
+            page = await events_page(self._database, tenant, query, PAGE_MAX)
         except Refused as refused:
             values = {**shown, "fault": refused.problem.message, "events": [], "next_cursor": None}
             return Page("events.html", values, refused.problem.status)
-        page = await self._database.read_snapshot(
-            lambda connection: event_records.list_events(
-                connection,
-                tenant.cell,
-                tenant.id,
-                None if state is None else EventState(state),
-                None if kind is None else EventKind(kind),
-                span,
-                after,
-                PAGE_MAX,
-            )
-        )
         return Page(
             "events.html",
             {
