@@ -317,12 +317,15 @@ CROSS JOIN LATERAL (
 -- How many, $1 at most, and since when the oldest of them waits to be told, or to be told again. Reads their
 -- rows: `due_at` is moved by every failed attempt, and so says nothing of an event's age. Of all cells at once:
 -- asked cell by cell, and most events being one cell's, the planner reads the whole table for each of the 256.
+-- Outcomes of which nobody has told yet are events that nobody has written down yet.
 SELECT count(*) AS events, min(counted.begun_at) AS oldest_at
 FROM (
-    SELECT coalesce(event.replayed_at, event.created_at) AS begun_at
-    FROM event
-    WHERE event.state = 'pending'
-    LIMIT $1
+    (SELECT coalesce(event.replayed_at, event.created_at) AS begun_at
+     FROM event
+     WHERE event.state = 'pending'
+     LIMIT $1)
+    UNION ALL
+    (SELECT untold_outcome.recorded_at FROM untold_outcome LIMIT $1)
 ) AS counted;
 
 -- name: dead_count

@@ -37,6 +37,7 @@ from cordboard.switchboard.retention import Retention
 from cordboard.switchboard.salvage import Salvage
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.source import BoardSource
+from cordboard.switchboard.telling import Telling
 from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
@@ -252,7 +253,7 @@ async def running_switchboard(
         background = [*_once_a_node(parts, keeper, progress, salvage, sender), switchboard.run()]
         if postgres is not None:
             background.append(keep_alive(postgres))
-        async with _running(background), _sending(sender), _flushed(switchboard.records):
+        async with _running(background), _sending(sender), _flushed(switchboard):
             yield switchboard
 
 
@@ -314,7 +315,7 @@ async def running_worker(
             follower.run(),
             switchboard.run(),
         ]
-        async with _running(background), _flushed(switchboard.records):
+        async with _running(background), _flushed(switchboard):
             yield switchboard
         if not spool.records:
             spool.clear_away()
@@ -373,6 +374,7 @@ def _salvage(parts: _Parts, own: Path | None, wake_sender: Callable[[], None]) -
         own,
         open_spool,
         lambda spool: _recording(parts, spool, wake_sender),
+        Telling(parts.database, parts.clock, wake_sender, parts.bell.ring),
     )
 
 
@@ -467,13 +469,14 @@ async def _sending(sender: Sender) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _flushed(records: CallRecords) -> AsyncIterator[None]:
-    """Answered calls are on record before the database goes."""
+async def _flushed(switchboard: Switchboard) -> AsyncIterator[None]:
+    """Answered calls are on record, and what follows from them is told, before the database goes."""
     try:
         yield
     finally:
-        with suppress(DatabaseAway, CommitUnknown):
-            await records.flush()
+        for flush in (switchboard.records.flush, switchboard.recording.telling.flush):
+            with suppress(DatabaseAway, CommitUnknown):
+                await flush()
 
 
 @asynccontextmanager

@@ -113,9 +113,13 @@ class Call:
         """One request before the dial. `changed` parameters stand in place of the platform's; None: none."""
         query = dict(before_dial(self._facts(), SystemClock().now_us(), digits=digits)) | changed
         sent = tuple((key, value) for key, value in query.items() if value is not None)
-        return await self.tenant.fetch(
+        answer = await self.tenant.fetch(
             applet, sent, own_query=own_query, key_in=key_in, method=method, is_programmable=is_programmable
         )
+        if digits:
+            # What follows from a PIN is told behind the answer, and a request of the API waits for it.
+            await self.tenant.api("GET", "/verifications?limit=1")
+        return answer
 
     async def passthru(self, digits: str | None = None, **changed: Any) -> Answer:
         return await self.hop(Applet.PASSTHRU, digits, **changed)

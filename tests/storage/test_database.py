@@ -164,7 +164,7 @@ async def test_an_item_whose_submitter_gave_up_is_not_committed(database: Databa
         await may_go_on.wait()
         return [None for _ in items]
 
-    batcher: CommitBatcher[str, None] = CommitBatcher(database, run)
+    batcher: CommitBatcher[str, None] = CommitBatcher(database.write, run)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(batcher.serve())
         first = tasks.create_task(batcher.submit(0, "first"))
@@ -188,7 +188,7 @@ async def test_what_arrives_while_a_commit_is_under_way_shares_the_next(database
         await may_go_on.wait()
         return [transaction for _ in items]
 
-    batcher: CommitBatcher[int, str] = CommitBatcher(database, run)
+    batcher: CommitBatcher[int, str] = CommitBatcher(database.write, run)
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(batcher.serve())
         first = tasks.create_task(batcher.submit(0, 0))

@@ -138,6 +138,7 @@ async def test_while_it_is_suspected_everything_goes_to_the_spool_and_comes_back
         found = await keeps.outcome(office.cell, wrong(office, "c0", "2222"))
         assert found is not None
         assert found.progress.failures == 2, "what was in the spool is on record before"
+        await keeps.telling.flush()
     assert await recorded(office) == (51, 50)
     assert len(await office.events("verification_failed")) == 51
 

@@ -7,33 +7,46 @@ database can take, and with one client it adds no wait.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
-from cordboard.storage.database import CommitUnknown, Connection, Database, DatabaseAway
+from cordboard.storage.database import CommitUnknown, Connection, DatabaseAway
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # 100 changes are some 10 ms of a transaction; more would make the first of them wait for the last.
 BATCH_ITEMS_MAX: Final = 100
-# Batches of different cells at the same time; of one cell never, its feed has one head.
+# Batches of different cells at the same time; of one cell only where none of them tells the feed, which has
+# one head.
 LANES: Final = 4
 
 RunBatch = Callable[[Connection, int, Sequence[Item]], Awaitable[Sequence[Result]]]
+_Work: TypeAlias = Callable[[Connection], Awaitable[Sequence[Result]]]
+Write: TypeAlias = Callable[[_Work[Result]], Awaitable[Sequence[Result]]]
 
 
 class CommitBatcher(Generic[Item, Result]):
-    """Commits items cell by cell. `serve` runs in a task of the owner; `submit` waits for the commit."""
+    """Commits items cell by cell. `serve` runs in a task of the owner; `submit` waits for the commit.
 
-    def __init__(self, database: Database, run: RunBatch[Item, Result], lanes: int = LANES) -> None:
-        self._database = database
+    `write` is one of a Database: in a transaction of several statements, or in one statement.
+    """
+
+    def __init__(
+        self,
+        write: Write[Result],
+        run: RunBatch[Item, Result],
+        lanes: int = LANES,
+        batches_of_a_cell: int = 1,
+    ) -> None:
+        self._write = write
         self._run = run
         self._lanes = lanes
+        self._batches_of_a_cell = batches_of_a_cell
         self._waiting: defaultdict[int, deque[tuple[Item, asyncio.Future[Result]]]] = defaultdict(deque)
         self._cells: asyncio.Queue[int] = asyncio.Queue()
-        self._scheduled: set[int] = set()
+        self._scheduled: Counter[int] = Counter()
 
     async def submit(self, cell: int, item: Item) -> Result:
         """What the batch made of the item, once it is durable.
@@ -51,8 +64,8 @@ class CommitBatcher(Generic[Item, Result]):
                 lanes.create_task(self._serve_lane())
 
     def _schedule(self, cell: int) -> None:
-        if cell not in self._scheduled:
-            self._scheduled.add(cell)
+        if self._scheduled[cell] < self._batches_of_a_cell:
+            self._scheduled[cell] += 1
             self._cells.put_nowait(cell)
 
     async def _serve_lane(self) -> None:
@@ -66,7 +79,7 @@ class CommitBatcher(Generic[Item, Result]):
                 if batch:
                     await self._commit(cell, batch)
             finally:
-                self._scheduled.discard(cell)
+                self._scheduled[cell] -= 1
                 if waiting:
                     self._schedule(cell)
                 for _, done in batch:
@@ -77,7 +90,7 @@ class CommitBatcher(Generic[Item, Result]):
     async def _commit(self, cell: int, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
         items = [item for item, _ in batch]
         try:
-            results = await self._database.write(lambda connection: self._run(connection, cell, items))
+            results = await self._write(lambda connection: self._run(connection, cell, items))
         except (DatabaseAway, CommitUnknown) as away:
             for _, done in batch:
                 _fail(done, away)

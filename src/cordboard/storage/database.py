@@ -267,6 +267,39 @@ class Database:
                     raise
         raise AssertionError("the last retry raises or returns")
 
+    async def write_in_one_statement(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+        """Run `work`, whose only statement that writes commits itself: one way there and back, not three.
+
+        It is run again if it lost a race. Raises DatabaseAway when nothing was committed, CommitUnknown when
+        that cannot be known, and whatever `work` raises.
+        """
+        for retries_left in reversed(range(RETRIES_MAX)):
+            try:
+                with _translated():
+                    async with self._acquired() as connection:
+                        return await self._write_by_itself(connection, work)
+            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                if not retries_left:
+                    raise
+        raise AssertionError("the last retry raises or returns")
+
+    async def _write_by_itself(
+        self, connection: Connection, work: Callable[[Connection], Awaitable[Result]]
+    ) -> Result:
+        started_s = time.perf_counter()
+        try:
+            if self._tracing is None:
+                result = await work(connection)
+            else:
+                with self._tracing.span("commit"):
+                    result = await work(connection)
+        except AWAY as lost:
+            self._lose(connection)
+            raise CommitUnknown("the connection was lost during a statement") from lost
+        if self.on_commit is not None:
+            self.on_commit(time.perf_counter() - started_s)
+        return result
+
     async def _write_once(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
         async with self._acquired() as connection:
             transaction = connection.transaction()

@@ -78,36 +78,53 @@ async def record(
     connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
 ) -> list[Recorded]:
     """Record outcomes, make members of strangers with a right PIN, and write the events of both."""
-    # The same entry twice in one batch is one, and its first outcome stands.
-    first: dict[tuple[CallKey, bytes], NewOutcome] = {}
-    for item in items:
-        first.setdefault((item.call, item.outcome.digest), item)
-    rows = await connection.fetch(
-        _SQL["insert"],
-        cell,
-        [item.call.tenant_id for item in first.values()],
-        [item.call.call_sid for item in first.values()],
-        [item.call.virtual_number for item in first.values()],
-        [item.call.caller or WITHHELD for item in first.values()],
-        [item.outcome.digest for item in first.values()],
-        ["success" if isinstance(item.outcome, RightPin) else "failure" for item in first.values()],
-        ["right_pin" if isinstance(item.outcome, RightPin) else "wrong_pin" for item in first.values()],
-        [_allocation_id(item.outcome) for item in first.values()],
-        [_side_text(item.outcome) for item in first.values()],
-        [to_datetime(item.at_us) for item in first.values()],
-        [item.request_id for item in first.values()],
-    )
-    inserted = {(_call_key(row), row["digits_digest"]) for row in rows}
-    new = [item for key, item in first.items() if key in inserted]
-    position = await _tell(connection, cell, new, now_us)
+    entries = first_of_each(items)
+    rows = await connection.fetch(_SQL["insert"], cell, *columns_of(entries))
+    inserted = {(call_key(row), row["digits_digest"]) for row in rows}
+    new = [item for item in entries if (item.call, item.outcome.digest) in inserted]
+    position = await tell(connection, cell, new, now_us)
     on_record = await progress_of(connection, cell, {item.call for item in items})
     return [Recorded(on_record[item.call], position) for item in items]
 
 
-async def _tell(
+def first_of_each(items: Iterable[NewOutcome]) -> list[NewOutcome]:
+    """The same entry twice in one batch is one, and its first outcome stands."""
+    first: dict[tuple[CallKey, bytes], NewOutcome] = {}
+    for item in items:
+        first.setdefault((item.call, item.outcome.digest), item)
+    return list(first.values())
+
+
+def columns_of(items: Sequence[NewOutcome]) -> tuple[list[object], ...]:
+    """Of the table `verification`, in the order of the statements, without the cell."""
+    return (
+        *key_columns_of(items),
+        ["success" if isinstance(item.outcome, RightPin) else "failure" for item in items],
+        ["right_pin" if isinstance(item.outcome, RightPin) else "wrong_pin" for item in items],
+        [_allocation_id(item.outcome) for item in items],
+        [_side_text(item.outcome) for item in items],
+        [to_datetime(item.at_us) for item in items],
+        [item.request_id for item in items],
+    )
+
+
+def key_columns_of(items: Sequence[NewOutcome]) -> tuple[list[object], ...]:
+    return (
+        [item.call.tenant_id for item in items],
+        [item.call.call_sid for item in items],
+        [item.call.virtual_number for item in items],
+        [item.call.caller or WITHHELD for item in items],
+        [item.outcome.digest for item in items],
+    )
+
+
+async def tell(
     connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
 ) -> Position | None:
-    """Joins and events of outcomes that are on record for the first time."""
+    """What follows from outcomes that are on record for the first time: joins, locks, events.
+
+    The position is set if a change has to reach the board.
+    """
     strangers = [
         (item, item.outcome)
         for item in items
@@ -118,7 +135,9 @@ async def _tell(
     ids = {UUID(bytes=right.admission.allocation_id) for _, right in strangers} | set(entered)
     found = await allocations.lock_many(connection, cell, ids) if ids else {}
     joins = [
-        allocations.Join(right.admission.allocation_id, item.call.caller, right.admission.side, item.digits)
+        allocations.Join(
+            right.admission.allocation_id, item.call.caller, right.admission.side, item.digits, item.at_us
+        )
         for item, right in strangers
         if item.call.caller is not None
     ]
@@ -149,6 +168,17 @@ async def _tell(
         return None
     position = await feed.append(connection, cell, [*changes, *failed], now_us)
     return position if changes else None
+
+
+def is_of_a_lock(outcome: Outcome) -> bool:
+    """Whether an allocation that locks itself counts it: the next entry is decided by that."""
+    match outcome:
+        case RightPin():
+            return outcome.resets_lock
+        case WrongPin():
+            return outcome.counts_against is not None
+        case unmatched:
+            assert_never(unmatched)
 
 
 def _by_lock(items: Iterable[NewOutcome]) -> dict[UUID, list[Outcome]]:
@@ -250,11 +280,16 @@ async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey
         [call.virtual_number for call in in_order],
         [call.caller or WITHHELD for call in in_order],
     )
+    return progress_by_call(in_order, rows)
+
+
+def progress_by_call(calls: Iterable[CallKey], rows: Iterable[asyncpg.Record]) -> dict[CallKey, Progress]:
+    """Of rows of `verification`, the oldest first."""
     tried: defaultdict[CallKey, set[bytes]] = defaultdict(set)
     failures: defaultdict[CallKey, int] = defaultdict(int)
     admissions: dict[CallKey, Admission] = {}
     for row in rows:
-        call = _call_key(row)
+        call = call_key(row)
         tried[call].add(row["digits_digest"])
         if row["outcome"] == "success":
             admission = Admission(AllocationId(row["allocation_id"].bytes), Side[row["side"].upper()])
@@ -268,7 +303,7 @@ async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey
             tried=frozenset(tried[call]),
             admission=admissions.get(call),
         )
-        for call in in_order
+        for call in calls
     }
 
 
@@ -286,7 +321,7 @@ async def recent_failures(connection: Connection, since_us: int) -> list[PinFail
             row["tenant_id"],
             E164(row["virtual_number"]),
             _caller(row["caller"]),
-            entry_name(_call_key(row), row["digits_digest"]),
+            entry_name(call_key(row), row["digits_digest"]),
             to_instant_us(row["verified_at"]),
         )
         for row in rows
@@ -344,7 +379,7 @@ def _side_text(outcome: Outcome) -> str | None:
     return side_key(outcome.admission.side) if isinstance(outcome, RightPin) else None
 
 
-def _call_key(row: asyncpg.Record) -> CallKey:
+def call_key(row: asyncpg.Record) -> CallKey:
     return CallKey(
         row["tenant_id"],
         row["call_sid"],

@@ -36,7 +36,7 @@ def to_bytes(spooled: Spooled) -> bytes:
     """With digits and numbers written out."""
     match spooled.item:
         case NewOutcome() as outcome:
-            kept = {"kind": "outcome", **_outcome_to_json(outcome)}
+            kept = {"kind": "outcome", **outcome_to_json(outcome)}
         case NewEnd() as end:
             kept = {"kind": "end", **_end_to_json(end)}
         case unmatched:
@@ -49,14 +49,15 @@ def from_bytes(body: bytes) -> Spooled:
     kept: dict[str, Any] = orjson.loads(body)
     match kept["kind"]:
         case "outcome":
-            return Spooled(kept["cell"], _outcome_of(kept))
+            return Spooled(kept["cell"], outcome_of(kept))
         case "end":
             return Spooled(kept["cell"], _end_of(kept))
         case other:
             raise ValueError(f"unknown kind {other!r}")
 
 
-def _outcome_to_json(new: NewOutcome) -> dict[str, object]:
+def outcome_to_json(new: NewOutcome) -> dict[str, object]:
+    """With digits and numbers written out."""
     return {
         **_call_to_json(new.call),
         "outcome": _verdict_to_json(new.outcome),
@@ -68,7 +69,8 @@ def _outcome_to_json(new: NewOutcome) -> dict[str, object]:
     }
 
 
-def _outcome_of(kept: Mapping[str, Any]) -> NewOutcome:
+def outcome_of(kept: Mapping[str, Any]) -> NewOutcome:
+    """Raises ValueError, KeyError or TypeError for what no engine of this version wrote."""
     return NewOutcome(
         call=_call_of(kept),
         outcome=_verdict_of(kept["outcome"]),

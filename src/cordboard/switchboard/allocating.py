@@ -119,11 +119,11 @@ class Allocating:
         self._running: dict[tuple[str, str], asyncio.Event] = {}
         self._picks = Picks()
         self._making: CommitBatcher[NewAllocation, MakeResult] = CommitBatcher(
-            database,
+            database.write,
             lambda connection, cell, items: allocations.make(connection, cell, items, clock.now_us()),
         )
         self._releasing: CommitBatcher[ReleaseRequest, ReleaseResult] = CommitBatcher(
-            database,
+            database.write,
             lambda connection, cell, items: allocations.release(connection, cell, items, clock.now_us()),
         )
 

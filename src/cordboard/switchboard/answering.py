@@ -38,6 +38,7 @@ from cordboard.storage import outcomes
 from cordboard.storage.calls import NO_APPLET, CallRow, CallType, NewEnd, decision_text
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.facts import Insights
+from cordboard.storage.feed import Position
 from cordboard.storage.outcomes import CallKey, NewOutcome
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
@@ -232,6 +233,12 @@ class CallAnswering:
             ),
         )
 
+    async def settled(self, tenant_id: str) -> None:
+        """Until this node routes by what it answered before, outcomes included, or the time is over."""
+        told = self._recording.telling.of_tenant(tenant_id)
+        if told is not None:
+            await self._is_routed_by(told)
+
     def _answer_without_sid(self, tenant: TenantView, virtual_number: E164, caller: E164 | None) -> Decision:
         decision = self._decide(tenant, virtual_number, caller, NoEntry(), NEW_CALL)
         # Nothing ties the next request to this one, so a PIN could be asked for and never taken.
@@ -246,6 +253,8 @@ class CallAnswering:
         entry = entry_of(progress, keyed.digits, keyed.hop)
         counted_at_us = self._clock.now_us()
         decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
+        if isinstance(decision, AskPin) and await self._has_joined(tenant, call):
+            decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
         if decision.outcome is not None:
             decision, progress = await self._record(
                 tenant, keyed, call, decision.outcome, progress, request_id
@@ -328,6 +337,19 @@ class CallAnswering:
         if isinstance(final, Connect) and is_right:
             final = final._replace(matched=Matched.PIN)
         return final, progress
+
+    async def _has_joined(self, tenant: TenantView, call: CallKey) -> bool:
+        """Whether a stranger who proved a PIN in a call just before this one is a member by now."""
+        told = None if call.caller is None else self._recording.telling.join_of(tenant.id, call.caller)
+        return told is not None and await self._is_routed_by(told)
+
+    async def _is_routed_by(self, told: asyncio.Future[Position | None]) -> bool:
+        try:
+            async with asyncio.timeout(JOIN_WAIT_S):
+                position = await asyncio.shield(told)
+        except TimeoutError:
+            return False
+        return position is not None and await self._keeper.wait_for(position, JOIN_WAIT_S)
 
     async def _look_up(self, tenant: TenantView, call: CallKey) -> Progress:
         """What the records say of a call that this node does not know; nothing, if they are slow."""

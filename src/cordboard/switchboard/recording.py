@@ -1,6 +1,8 @@
 """Makes outcomes and ends of calls durable before they are answered: in the database, or in the spool while
 it is away; and takes what is in the spool to the database when it is back, oldest first.
 
+What follows from an outcome is told behind the answer (telling.py), unless it counts for a lock.
+
 What a commit left unknown, what a lane of the batcher still holds and what is drained twice may all arrive
 in the database more than once: there each outcome and each end has one key, and events are written only
 with the row that was inserted.
@@ -18,13 +20,15 @@ from typing import Final, TypeVar
 import structlog
 
 from cordboard.clock import Clock
-from cordboard.storage import outcomes
+from cordboard.routing.model import Progress
+from cordboard.storage import outcomes, untold
 from cordboard.storage.calls import NewEnd, record_ends
 from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import CommitUnknown, Connection, Database, DatabaseAway
 from cordboard.storage.outcomes import NewOutcome, Recorded
 from cordboard.storage.spool import Spool
 from cordboard.storage.spooled import Item, Spooled, from_bytes, to_bytes
+from cordboard.switchboard.telling import Telling
 from cordboard.telemetry import Metrics
 
 # Of a hop's budget, 1 s by default; the rest is for a lookup (0.2 s), the board (0.2 s) and the spool.
@@ -32,6 +36,10 @@ DATABASE_SHARE: Final = 0.4
 # Some 50 ms of one transaction, which new outcomes of the cell wait for.
 DRAIN_RECORDS_MAX: Final = 100
 DRAIN_BACKOFF_S: Final = 0.2
+# Some 30 ms when all is well; an end that follows its outcome at once is a wrong number, or a test.
+TELL_WAIT_S: Final = 0.2
+# While one commit is on its way to the disk the next is written; more would only make their batches smaller.
+OUTCOME_BATCHES_OF_A_CELL: Final = 2
 # A start that waits longer looks dead; the rest is drained while calls are answered.
 DRAIN_AT_START_S: Final = 10.0
 
@@ -64,12 +72,18 @@ class Recording:
         # The last records of the spool are on their way: what comes now waits for them, and follows them
         # into the database. Without that a steady stream would never leave the spool again.
         self._handing_back: asyncio.Event | None = None
-        self._outcomes: CommitBatcher[NewOutcome, Recorded] = CommitBatcher(
-            database,
+        self.telling = Telling(database, clock, wake_sender, ring_bell)
+        self._outcomes: CommitBatcher[NewOutcome, Progress] = CommitBatcher(
+            database.write_in_one_statement,
+            lambda connection, cell, items: untold.put_on_record(connection, cell, items, clock.now_us()),
+            batches_of_a_cell=OUTCOME_BATCHES_OF_A_CELL,
+        )
+        self._told_outcomes: CommitBatcher[NewOutcome, Recorded] = CommitBatcher(
+            database.write,
             lambda connection, cell, items: outcomes.record(connection, cell, items, clock.now_us()),
         )
         self._ends: CommitBatcher[NewEnd, None] = CommitBatcher(
-            database,
+            database.write,
             lambda connection, cell, items: record_ends(connection, cell, items, clock.now_us()),
         )
 
@@ -78,15 +92,30 @@ class Recording:
 
         Raises SpoolFull, SpoolUnusable.
         """
-        return await self._record(cell, new, self._outcomes)
+        if self.telling.is_full or outcomes.is_of_a_lock(new.outcome):
+            recorded = await self._record(cell, new, self._told_outcomes)
+            self._wake_sender()
+            return recorded
+        progress = await self._record(cell, new, self._outcomes)
+        if progress is None:
+            return None
+        if untold.is_to_be_told(new.outcome):
+            self.telling.add(cell, new)
+        return Recorded(progress, None)
 
     async def end(self, cell: int, new: NewEnd) -> None:
         """Raises SpoolFull, SpoolUnusable."""
+        if self._database.is_up:
+            # Events are told in the order in which things happened.
+            await self.telling.wait_for_call(new.tenant_id, new.call_sid, TELL_WAIT_S)
         await self._record(cell, new, self._ends)
+        self._wake_sender()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._outcomes.serve())
+            tasks.create_task(self._told_outcomes.serve())
+            tasks.create_task(self.telling.run())
             tasks.create_task(self._ends.serve())
             tasks.create_task(self.spool.run())
             tasks.create_task(self._drain())
@@ -108,9 +137,7 @@ class Recording:
                     await self._handing_back.wait()
                 # Nothing overtakes what is in the spool.
                 if not self.spool.records:
-                    result = await batcher.submit(cell, new)
-                    self._wake_sender()
-                    return result
+                    return await batcher.submit(cell, new)
         except TimeoutError:
             self._database.suspect()
         except (DatabaseAway, CommitUnknown):

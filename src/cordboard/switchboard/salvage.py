@@ -1,7 +1,7 @@
-"""Spools whose process is gone: a worker that was killed, or one of a node that had more workers.
+"""What a process left that is gone: a worker that was killed, or one of a node that had more workers.
 
 Each worker has a spool of its own, named after its process, and holds its lock. What nobody holds is drained
-by the node, and its directory removed.
+by the node, and its directory removed. Of outcomes that are on record and untold the node tells.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Final
 
 import structlog
 
-from cordboard.storage.database import Database
+from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.spool import Spool, SpoolHeld
 from cordboard.switchboard.recording import Recording
+from cordboard.switchboard.telling import LEFT_AFTER_US, Telling
 
 # A listing of some names. What is in there is answered already, and late by an outage.
 LOOK_S: Final = 0.5
@@ -34,17 +35,20 @@ class Salvage:
         own: Path | None,
         open_spool: Callable[[Path], Spool],
         recording_of: Callable[[Spool], Recording],
+        telling: Telling,
     ) -> None:
         self._database = database
         self._spool_dir = spool_dir
         self._own = own
         self._open_spool = open_spool
         self._recording_of = recording_of
+        self._telling = telling
 
     async def drain_at_start(self) -> None:
         """Before the first call, if it does not take too long; nobody else starts or stops meanwhile."""
         for directory in self._left():
             await self._drain(directory)
+        await self._tell_left(0)
 
     async def run(self) -> None:
         while True:
@@ -54,7 +58,14 @@ class Salvage:
                     # One that has just been made may not be locked yet: it is empty.
                     if (directory / "records").stat().st_size:
                         await self._drain(directory)
+            await self._tell_left(LEFT_AFTER_US)
             await asyncio.sleep(LOOK_S)
+
+    async def _tell_left(self, older_than_us: int) -> None:
+        try:
+            await self._telling.tell_left(older_than_us)
+        except (DatabaseAway, CommitUnknown) as away:
+            _log.warning("outcomes.untold", error=type(away).__name__)
 
     def _left(self) -> list[Path]:
         places = [self._spool_dir, *sorted(self._spool_dir.glob("worker-*"))]

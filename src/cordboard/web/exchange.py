@@ -50,8 +50,10 @@ TenantHandler = Callable[[Exchange], Awaitable[Answer | RawAnswer]]
 class Tenants:
     """Makes routes whose handlers are run for authenticated tenants only."""
 
-    def __init__(self, tenants: TenantDirectory) -> None:
+    def __init__(self, tenants: TenantDirectory, settled: Callable[[str], Awaitable[None]]) -> None:
         self._tenants = tenants
+        # Whoever asks after a call sees what followed from it.
+        self._settled = settled
         self._rate_limiter = RateLimiter()
 
     def route(
@@ -74,6 +76,7 @@ class Tenants:
                 if is_rate_limited:
                     self._check_rate(tenant)
                 check_version(request)
+                await self._settled(tenant.id)
                 exchange = Exchange(request, request_id, tenant)
                 answer = await handler(exchange)
             except Exception as error:

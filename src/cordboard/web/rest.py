@@ -18,7 +18,7 @@ from cordboard.web.webhook_secrets import WebhookSecrets
 
 
 def rest_routes(switchboard: Switchboard) -> list[Route]:
-    tenants = Tenants(switchboard.tenants)
+    tenants = Tenants(switchboard.tenants, switchboard.answering.settled)
     second = SecondGeneration(switchboard)
     return [
         *GreenPins(switchboard, second).routes(tenants),

@@ -173,7 +173,7 @@ class Sender:
         # Where events may have grown too old while nobody was asked.
         self._to_bury: set[tuple[str, str]] = set()
         self._outcomes: CommitBatcher[Outcome, bool] = CommitBatcher(
-            database, self._commit_outcomes, COMMITS_MAX
+            database.write, self._commit_outcomes, COMMITS_MAX
         )
         self._woken = asyncio.Event()
         self._stopped = asyncio.Event()

@@ -159,6 +159,7 @@ async def test_what_is_sought_in_all_tenants_leads_to_the_right_one(
         await open_shop(node, client, clock)
         await shop.make(b__pin=PIN)
         assert await select(shop, MEMBER, "right", PIN) == "connect"
+        await node.switchboard.recording.telling.flush()
         person = Person(browsing, node.url)
         await person.log_in()
         seen = await person.post("/console", q=MEMBER)

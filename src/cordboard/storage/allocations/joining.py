@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -43,6 +43,7 @@ class Join(NamedTuple):
     side: Side
     # What was entered: a PIN that was changed meanwhile makes no member.
     pin: Pin
+    at_us: int
 
 
 async def join(
@@ -52,18 +53,20 @@ async def join(
 
     `found` are the allocations, locked; those that are no longer live take nobody in.
     """
-    joinable = sorted(
-        {
-            join
-            for join in joins
-            if (here := found.get(UUID(bytes=join.allocation_id))) is not None
+    # Of two calls by one person the first counts.
+    first: dict[tuple[AllocationId, E164], Join] = {}
+    for join in joins:
+        here = found.get(UUID(bytes=join.allocation_id))
+        if (
+            here is not None
             and here.standing.state is State.ACTIVE
             and here.standing.allocation.is_live(now_us)
             and join.pin in here.standing.allocation.party(join.side).pins
             and join.number not in here.standing.allocation.a.numbers
             and join.number not in here.standing.allocation.b.numbers
-        }
-    )
+        ):
+            first.setdefault((join.allocation_id, join.number), join)
+    joinable = [first[key] for key in sorted(first)]
     if not joinable:
         return []
     rows = await connection.fetch(
@@ -72,32 +75,42 @@ async def join(
         [UUID(bytes=join.allocation_id) for join in joinable],
         [join.number for join in joinable],
         [side_key(join.side) for join in joinable],
-        [to_datetime(now_us) for _ in joinable],
+        [to_datetime(join.at_us) for join in joinable],
     )
     inserted = {(row["allocation_id"].bytes, row["number"]) for row in rows}
-    changes: list[Change] = []
-    for joining in joinable:
-        if (joining.allocation_id, joining.number) not in inserted:
+    joining = [join for join in joinable if (join.allocation_id, join.number) in inserted]
+    routes = {join: _routes(join, found) for join in joining}
+    wanted = [route for of_join in routes.values() for route in of_join]
+    refused, changes = await take_routes(connection, cell, wanted, now_us)
+    refused_of = {join: set(of_join) & set(refused) for join, of_join in routes.items()} if refused else {}
+    for join in joining:
+        if refused_of.get(join):
+            await _leave(connection, cell, join, routes[join], refused_of[join])
             continue
-        id = UUID(bytes=joining.allocation_id)
-        here = found[id]
-        party = here.standing.allocation.party(joining.side)
-        routes = [
-            Route(virtual_number, joining.number, id, joining.side, party.listed_need_pin)
-            for virtual_number in party.virtual_numbers
-        ]
-        refused, released = await take_routes(connection, cell, routes, now_us)
-        changes += released
-        if refused:
-            await drop_routes(connection, cell, set(routes) - set(refused))
-            await drop_idle_lines(connection, cell, [route[:2] for route in routes])
-            await connection.execute(_SQL["delete_some_parties"], cell, id, [joining.number])
-            continue
-        member = MemberRoutes(joining.side, now_us)
+        here = found[UUID(bytes=join.allocation_id)]
+        member = MemberRoutes(join.side, join.at_us)
         changes.append(
-            member_stands(here.tenant_no, here.standing.allocation, joining.number, member, set(routes))
+            member_stands(here.tenant_no, here.standing.allocation, join.number, member, set(routes[join]))
         )
     return changes
+
+
+def _routes(join: Join, found: Mapping[UUID, Found]) -> list[Route]:
+    id = UUID(bytes=join.allocation_id)
+    party = found[id].standing.allocation.party(join.side)
+    return [
+        Route(virtual_number, join.number, id, join.side, party.listed_need_pin)
+        for virtual_number in party.virtual_numbers
+    ]
+
+
+async def _leave(
+    connection: Connection, cell: int, join: Join, routes: Sequence[Route], refused: Set[Route]
+) -> None:
+    """Take back what a join has that was refused a part."""
+    await drop_routes(connection, cell, set(routes) - refused)
+    await drop_idle_lines(connection, cell, [route[:2] for route in routes])
+    await connection.execute(_SQL["delete_some_parties"], cell, UUID(bytes=join.allocation_id), [join.number])
 
 
 def member_stands(
