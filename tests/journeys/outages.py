@@ -89,6 +89,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._word: bytes | None = None
+        self._commits_itself = False
         self.hanging = asyncio.Event()
 
     @property
@@ -112,9 +113,11 @@ class Proxy:
     def hang(self) -> None:
         self._flowing.clear()
 
-    def hang_before_commit_of(self, word: bytes) -> None:
-        """Let nothing through any more from the COMMIT of the transaction that has `word` in it."""
+    def hang_before_commit_of(self, word: bytes, *, commits_itself: bool = False) -> None:
+        """Let nothing through any more from the COMMIT of the transaction that has `word` in it; or from the
+        statement itself, if that is its own transaction."""
         self._word = word
+        self._commits_itself = commits_itself
 
     def flow(self) -> None:
         """Let everything through that was held back, also from those who have gone."""
@@ -143,7 +146,7 @@ class Proxy:
             while data := await reader.read(65_536):
                 if is_asking and self._word is not None:
                     is_meant |= self._word in data
-                    if is_meant and b"COMMIT" in data:
+                    if is_meant and (self._commits_itself or b"COMMIT" in data):
                         self.hang()
                         self.hanging.set()
                 await self._flowing.wait()

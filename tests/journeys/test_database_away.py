@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 HOP_S = 1.0 + 0.5
 # After some 3 s it is known that the database is away; until then a change may wait for it.
 CHANGE_S = 3.0 + 2.0
+GIVE_UP_S = 30
 
 GUESSING_IS_FREE = {
     "pin_failures_per_caller": "99999/1h",
@@ -134,7 +135,7 @@ async def test_calls_are_decided_and_what_they_verify_reaches_the_database_once_
 ) -> None:
     engine = fresh_engine(CORDBOARD_DATABASE_URL=outage.dsn)
     await engine.start()
-    tenant = await make_tenant(at(engine), session, receiver)
+    tenant = await make_tenant(at(engine), session, receiver, settles=False)
     agent, customer = a_person(), a_person()
     made = await tenant.allocate([agent], [customer])
     verified, stranger, guesser = (tenant.call(a_person()) for _ in range(3))
@@ -233,13 +234,13 @@ async def test_a_commit_that_hung_and_lands_after_the_spool_wrote_it_counts_once
 ) -> None:
     engine = fresh_engine(CORDBOARD_DATABASE_URL=proxy.dsn)
     await engine.start()
-    tenant = await make_tenant(at(engine), session, receiver)
+    tenant = await make_tenant(at(engine), session, receiver, settles=False)
     agent, customer = a_person(), a_person()
     await tenant.allocate([agent], [customer])
     stranger, guesser = tenant.call(a_person()), tenant.call(a_person())
     for call in (stranger, guesser):
         await call.gather()
-    proxy.hang_before_commit_of(stranger.call_sid.encode())
+    proxy.hang_before_commit_of(stranger.call_sid.encode(), commits_itself=True)
     assert await within(HOP_S, stranger.select(PIN)) == "connect"
     assert proxy.hanging.is_set()
     assert await within(HOP_S, guesser.select(WRONG_PINS[0])) == "pin"
@@ -273,7 +274,7 @@ async def test_a_create_whose_commit_cannot_be_known_says_so_and_its_key_finds_o
 ) -> None:
     engine = fresh_engine(CORDBOARD_DATABASE_URL=proxy.dsn)
     await engine.start()
-    tenant = await make_tenant(at(engine), session, receiver)
+    tenant = await make_tenant(at(engine), session, receiver, settles=False)
     agent = a_person()
     order = {
         "transaction_id": "ORD-unknown",
@@ -312,7 +313,7 @@ async def test_a_full_spool_refuses_what_needs_a_record_and_connects_the_rest(
 ) -> None:
     engine = fresh_engine(CORDBOARD_DATABASE_URL=postgres.dsn, CORDBOARD_SPOOL_BYTES_MAX="65536")
     await engine.start()
-    tenant = await make_tenant(at(engine), session, receiver, GUESSING_IS_FREE)
+    tenant = await make_tenant(at(engine), session, receiver, GUESSING_IS_FREE, settles=False)
     agent, customer = a_person(), a_person()
     await tenant.allocate([agent], [customer])
     await postgres.stop()
@@ -350,7 +351,7 @@ async def test_a_node_that_the_database_comes_and_goes_from_leaves_the_spool_und
     """A stream of calls that never ends does not keep the spool from being drained."""
     engine = fresh_engine(CORDBOARD_DATABASE_URL=proxy.dsn)
     await engine.start()
-    tenant = await make_tenant(at(engine), session, receiver, GUESSING_IS_FREE)
+    tenant = await make_tenant(at(engine), session, receiver, GUESSING_IS_FREE, settles=False)
     await tenant.allocate([a_person()], [a_person()])
     answered: list[str] = []
     is_over = asyncio.Event()
@@ -379,5 +380,8 @@ async def test_a_node_that_the_database_comes_and_goes_from_leaves_the_spool_und
     await until_drained(at(engine))
     recorded = [call_sid for call_sid, _ in await verifications(postgres, tenant)]
     assert sorted(map(str, recorded)) == sorted(answered)
+    async with asyncio.timeout(GIVE_UP_S):
+        while await rows(postgres, "SELECT 1 FROM untold_outcome"):
+            pass
     events = await rows(postgres, "SELECT subject FROM event WHERE tenant_id = $1", tenant.id)
     assert sorted(str(call_sid) for (call_sid,) in events) == sorted(answered)

@@ -116,7 +116,7 @@ class Call:
         answer = await self.tenant.fetch(
             applet, sent, own_query=own_query, key_in=key_in, method=method, is_programmable=is_programmable
         )
-        if digits:
+        if digits and self.tenant.settles:
             # What follows from a PIN is told behind the answer, and a request of the API waits for it.
             await self.tenant.api("GET", "/verifications?limit=1")
         return answer
@@ -180,6 +180,8 @@ class Tenant:
     receiver: Receiver
     credentials: Credentials
     virtual_numbers: tuple[str, ...]
+    # Whether what a hop brings about is waited for; where the database is away, that may be long.
+    settles: bool = True
 
     @property
     def id(self) -> str:
@@ -278,6 +280,8 @@ async def make_tenant(
     receiver: Receiver,
     settings: Mapping[str, Any] | None = None,
     lines: Sequence[str] | None = None,
+    *,
+    settles: bool = True,
 ) -> Tenant:
     """A tenant with a line or those given, whose events all go to one subscriber of its own."""
     tenant_id = a_tenant_id()
@@ -285,7 +289,7 @@ async def make_tenant(
     credentials = await client.add_tenant(tenant_id, {**SETTINGS, **endpoints, **(settings or {})})
     virtual_numbers = tuple(lines or [a_line()])
     await client.add_virtual_numbers(tenant_id, *virtual_numbers)
-    return Tenant(client, session, receiver, credentials, virtual_numbers)
+    return Tenant(client, session, receiver, credentials, virtual_numbers, settles)
 
 
 async def raw_exchange(base_url: str, sent: bytes) -> bytes:

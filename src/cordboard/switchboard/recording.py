@@ -170,6 +170,8 @@ class Recording:
         if batch.is_all:
             self._handing_back = asyncio.Event()
         try:
+            # What was on record before the database went away happened before this.
+            await self.telling.flush()
             by_cell: defaultdict[int, list[Item]] = defaultdict(list)
             for body in batch.bodies:
                 try:
@@ -210,8 +212,9 @@ async def _record_in_order(connection: Connection, cell: int, items: Sequence[It
     """Events of an allocation are told in the order in which they happened, so kinds take turns."""
     for kind, run in groupby(items, type):
         if kind is NewOutcome:
-            await outcomes.record(
-                connection, cell, [item for item in run if isinstance(item, NewOutcome)], now_us
-            )
+            entered = [item for item in run if isinstance(item, NewOutcome)]
+            await outcomes.record(connection, cell, entered, now_us)
+            # Those that a statement put on record of which nobody learned what became of it.
+            await untold.tell(connection, cell, entered, now_us)
         else:
             await record_ends(connection, cell, [item for item in run if isinstance(item, NewEnd)], now_us)
