@@ -74,7 +74,7 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
             allocation = board.allocation(route.ref)
             if allocation is None or now_us >= allocation.expires_at_us:
                 continue
-            if route.is_member and virtual_number not in allocation.reached(route.side)[1]:
+            if route.is_member and virtual_number not in allocation.virtual_numbers(route.side):
                 # The routes of members follow an update of their allocation in changes of their own.
                 continue
             if route.side is not SIDE_A and not allocation.permits(route.side):
@@ -124,7 +124,7 @@ def _readmit(
     if (
         allocation is None
         or not allocation.is_live(now_us)
-        or virtual_number not in allocation.reached(side)[1]
+        or virtual_number not in allocation.virtual_numbers(side)
         or _is_on(side.other, caller, allocation, board)
     ):
         return Refuse(Reason.NO_ALLOCATION)
@@ -235,7 +235,7 @@ def _try_pin(
 
 def _sides_to_join(allocation: AllocationOnBoard) -> tuple[Side, Side]:
     """With a common PIN a stranger joins the side without listed numbers, else A, else B."""
-    if allocation.reached(SIDE_A)[0] and not allocation.reached(SIDE_B)[0]:
+    if allocation.numbers(SIDE_A) and not allocation.numbers(SIDE_B):
         return (Side.B, Side.A)
     return (Side.A, Side.B)
 
@@ -250,14 +250,16 @@ def belongs(
     side: Side, virtual_number: E164, caller: E164 | None, allocation: AllocationOnBoard, board: Board
 ) -> bool:
     """Whether somebody who dials this VN can be of that side: never one of the opposite side."""
-    return virtual_number in allocation.reached(side)[1] and not _is_on(side.other, caller, allocation, board)
+    return virtual_number in allocation.virtual_numbers(side) and not _is_on(
+        side.other, caller, allocation, board
+    )
 
 
 def _is_on(side: Side, caller: E164 | None, allocation: AllocationOnBoard, board: Board) -> bool:
     """Whether the caller is listed on, or a member of, that side."""
     if caller is None:
         return False
-    if caller in allocation.reached(side)[0]:
+    if caller in allocation.numbers(side):
         return True
     return allocation.has_members and board.member_side(allocation, caller) is side
 
@@ -273,7 +275,7 @@ def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_
     if alone is not None and alone.is_locked:
         return Refuse(Reason.LOCKED, alone.id)
     # A stranger's guesses are limited by windows; they shall not lock out those whom the PIN is for.
-    is_counted = alone is not None and (call.caller is None or call.caller in alone.reached(SIDE_B)[0])
+    is_counted = alone is not None and (call.caller is None or call.caller in alone.numbers(SIDE_B))
     outcome = WrongPin(entry.digest, alone.id if alone is not None and is_counted else None)
     attempts_left = call.rules.pin_attempts_max - call.progress.failures - 1
     if attempts_left <= 0:
@@ -291,15 +293,17 @@ def _connect(
     outcome: RightPin | None,
 ) -> Connect | Refuse:
     """Whom the caller reaches, and the VN that they are shown (routing.md, Targets and Caller id)."""
-    targets, shown = allocation.reached(SIDE_B if side is SIDE_A else SIDE_A)
+    other = SIDE_B if side is SIDE_A else SIDE_A
+    targets = allocation.numbers(other)
     if allocation.has_members:
-        targets += board.members(allocation, side.other)
+        targets += board.members(allocation, other)
     if caller in targets:
         targets = tuple(number for number in targets if number != caller)
+    shown = allocation.virtual_numbers(other)
     if not targets or not shown:
         return Refuse(Reason.NO_TARGET, allocation.id, outcome)
     # A call back must work, so the called side sees a VN of its own.
-    caller_id = virtual_number if virtual_number in shown else shown[0]
+    caller_id = virtual_number if virtual_number in shown else E164(shown[0])
     return _new_connect(
         Connect,
         (allocation.id, allocation.product, side, targets, caller_id, matched, outcome, allocation.policy),
