@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from cordboard.routing.board import Board
 from cordboard.routing.model import (
@@ -22,7 +22,6 @@ from cordboard.routing.model import (
     Reason,
     Refuse,
     RightPin,
-    Route,
     Side,
     UsablePin,
     WrongPin,
@@ -45,7 +44,13 @@ _MEMBER: Final = Matched.MEMBER
 _UNKNOWN_VN: Final = Refuse(Reason.UNKNOWN_VN)
 
 
-_OwnRoute = tuple[Route, AllocationOnBoard]
+class _OwnRoute(NamedTuple):
+    """A live route of the caller's, where it is not the end of the matter."""
+
+    allocation: AllocationOnBoard
+    side: Side
+    needs_pin: bool
+    is_member: bool
 
 
 def decide(call: Call, board: Board, now_us: int) -> Decision:
@@ -70,25 +75,25 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
     forbidden: list[_OwnRoute] = []
     if caller is not None:
         routes = board.routes(virtual_number, caller)
-        for route in routes:
-            allocation = board.allocation(route.ref)
+        for ref, side, needs_pin, is_member in routes:
+            allocation = board.allocation(ref)
             if allocation is None or now_us >= allocation.expires_at_us:
                 continue
-            if route.is_member and virtual_number not in allocation.virtual_numbers(route.side):
+            if is_member and virtual_number not in allocation.virtual_numbers(side):
                 # The routes of members follow an update of their allocation in changes of their own.
                 continue
-            if route.side is not SIDE_A and not allocation.permits(route.side):
-                forbidden.append((route, allocation))
-            elif not route.needs_pin and len(routes) == 1:
+            if side is not SIDE_A and not allocation.permits(side):
+                forbidden.append(_OwnRoute(allocation, side, needs_pin, is_member))
+            elif not needs_pin and len(routes) == 1:
                 # What nearly every call comes to; the lines behind the loop say the same of leftovers.
-                matched = _MEMBER if route.is_member else _LISTED
-                return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
+                matched = _MEMBER if is_member else _LISTED
+                return _connect(allocation, side, virtual_number, caller, board, matched, None)
             else:
-                permitted.append((route, allocation))
-        if len(permitted) == 1 and not permitted[0][0].needs_pin:
-            [(route, allocation)] = permitted
-            matched = _MEMBER if route.is_member else _LISTED
-            return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
+                permitted.append(_OwnRoute(allocation, side, needs_pin, is_member))
+        if len(permitted) == 1 and not permitted[0].needs_pin:
+            [(allocation, side, _, is_member)] = permitted
+            matched = _MEMBER if is_member else _LISTED
+            return _connect(allocation, side, virtual_number, caller, board, matched, None)
         # Nearly every call ends above, and a route proves that the VN is the tenant's.
         if not permitted and not forbidden and not board.has_virtual_number(virtual_number):
             return _UNKNOWN_VN
@@ -200,17 +205,17 @@ def _try_pin(
     if entry.pin is None:
         return _wrong(call, entry, virtual_number, board, now_us)
 
-    for route, allocation in permitted:
-        if entry.pin in allocation.party(route.side).pins:
+    for allocation, side, _, _ in permitted:
+        if entry.pin in allocation.party(side).pins:
             if allocation.is_locked:
                 return Refuse(Reason.LOCKED, allocation.id)
-            admission = Admission(allocation.id, route.side)
+            admission = Admission(allocation.id, side)
             right = RightPin(entry.digest, admission, False, allocation.is_exclusive)
-            return _connect(allocation, route.side, virtual_number, call.caller, board, Matched.PIN, right)
+            return _connect(allocation, side, virtual_number, call.caller, board, Matched.PIN, right)
 
     if call.exceeded.shared:
         # Somebody is guessing on this VN or tenant: only a caller's own PIN is looked at.
-        if any(entry.pin in allocation.party(route.side).pins for route, allocation in forbidden):
+        if any(entry.pin in allocation.party(side).pins for allocation, side, _, _ in forbidden):
             return Refuse(Reason.DIRECTION)
         return _wrong(call, entry, virtual_number, board, now_us)
 

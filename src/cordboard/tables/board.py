@@ -135,8 +135,8 @@ class BoardReader:
         first = self._txn.get(key, None, self._routes)
         if first is None:
             return ()
-        route = route_of(first)
-        if not route.needs_pin:
+        route = (_, _, needs_pin, _) = route_of(first)
+        if not needs_pin:
             # It sorts first, and the database lets no other route stand beside it.
             return (route,)
         with self._txn.cursor(db=self._routes) as cursor:
@@ -228,7 +228,8 @@ class BoardReader:
         with self._txn.cursor(db=self._tables.routes) as cursor:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
-                if self._is_live(route_of(cursor.value()).ref, now_us):
+                ref, *_ = route_of(cursor.value())
+                if self._is_live(ref, now_us):
                     found.add(records.line_of_caller_key(key))
                 is_there = cursor.next()
         return found
