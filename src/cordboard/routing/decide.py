@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Final, NamedTuple, assert_never
 
 from cordboard.routing.board import Board
@@ -40,6 +42,7 @@ _new_connect: Final = tuple.__new__
 # Named once: in Python 3.11 `Matched.LISTED` costs as much as a lookup on the board.
 _LISTED: Final = Matched.LISTED
 _MEMBER: Final = Matched.MEMBER
+_BY_PIN: Final = Matched.PIN
 
 _UNKNOWN_VN: Final = Refuse(Reason.UNKNOWN_VN)
 
@@ -104,8 +107,10 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
     entry = call.entry
     match entry:
         case NoEntry() | EmptyEntry():
-            longest = _longest(virtual_number, board, now_us)
-            alone = _alone_on_its_vn(longest, board)
+            usable_pins = iter(board.usable_pins(virtual_number, now_us))
+            longest = next(usable_pins, None)
+            holder = None if longest is None else board.allocation(longest.ref)
+            alone = _alone_on_its_vn(holder)
             if alone is not None and alone.is_locked:
                 return Refuse(Reason.LOCKED, alone.id)
             if call.progress.last_entry is not LastEntry.NONE:
@@ -113,7 +118,7 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
                 return _ask_again(call, longest, has_route=bool(permitted or forbidden))
             if forbidden and not permitted:
                 return Refuse(Reason.DIRECTION)
-            return _ask(call, virtual_number, longest, board, now_us, has_route=bool(permitted))
+            return _ask(call, virtual_number, longest, holder, usable_pins, board, has_route=bool(permitted))
         case PinEntry():
             return _try_pin(call, entry, virtual_number, permitted, forbidden, board, now_us)
         case unmatched:
@@ -138,14 +143,8 @@ def _readmit(
     return _connect(allocation, side, virtual_number, caller, board, Matched.VERIFIED_BEFORE, None)
 
 
-def _longest(virtual_number: E164, board: Board, now_us: int) -> UsablePin | None:
-    """The longest PIN that may be used on the VN now, over all allocations."""
-    return next(iter(board.usable_pins(virtual_number, now_us)), None)
-
-
-def _alone_on_its_vn(usable: UsablePin | None, board: Board) -> AllocationOnBoard | None:
+def _alone_on_its_vn(allocation: AllocationOnBoard | None) -> AllocationOnBoard | None:
     """The allocation of a PIN, if its VN bears no other: the only kind that locks itself."""
-    allocation = None if usable is None else board.allocation(usable.ref)
     return allocation if allocation is not None and allocation.is_exclusive else None
 
 
@@ -153,16 +152,18 @@ def _ask(
     call: Call,
     virtual_number: E164,
     longest: UsablePin | None,
+    holder: AllocationOnBoard | None,
+    others: Iterator[UsablePin],
     board: Board,
-    now_us: int,
     *,
     has_route: bool,
 ) -> AskPin | Refuse:
-    """Rule 4: ask, if there is a PIN that this caller could enter."""
+    """Rule 4: ask, if there is a PIN that this caller could enter: the longest, which is `holder`'s, or
+    one of the `others`."""
     if longest is None:
         return Refuse(Reason.NO_ALLOCATION)
-    for usable in board.usable_pins(virtual_number, now_us):
-        allocation = board.allocation(usable.ref)
+    others_too = ((usable, board.allocation(usable.ref)) for usable in others)
+    for usable, allocation in chain([(longest, holder)], others_too):
         sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
         if allocation is not None and any(
             _may_join(side, virtual_number, call.caller, allocation, board) for side in sides
@@ -211,7 +212,7 @@ def _try_pin(
                 return Refuse(Reason.LOCKED, allocation.id)
             admission = Admission(allocation.id, side)
             right = RightPin(entry.digest, admission, False, allocation.is_exclusive)
-            return _connect(allocation, side, virtual_number, call.caller, board, Matched.PIN, right)
+            return _connect(allocation, side, virtual_number, call.caller, board, _BY_PIN, right)
 
     if call.exceeded.shared:
         # Somebody is guessing on this VN or tenant: only a caller's own PIN is looked at.
@@ -231,7 +232,7 @@ def _try_pin(
                     return Refuse(Reason.LOCKED, held.id)
                 is_stranger = not _is_on(side, call.caller, held, board)
                 right = RightPin(entry.digest, Admission(held.id, side), is_stranger, held.is_exclusive)
-                return _connect(held, side, virtual_number, call.caller, board, Matched.PIN, right)
+                return _connect(held, side, virtual_number, call.caller, board, _BY_PIN, right)
             is_forbidden_match |= belongs(side, virtual_number, call.caller, held, board)
     if is_forbidden_match:
         return Refuse(Reason.DIRECTION)
@@ -275,8 +276,9 @@ def _is_throttled(call: Call, *, has_route: bool) -> bool:
 
 
 def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_us: int) -> AskPin | Refuse:
-    longest = _longest(virtual_number, board, now_us)
-    alone = _alone_on_its_vn(longest, board)
+    # The longest PIN that may be used on the VN now, over all allocations.
+    longest = next(iter(board.usable_pins(virtual_number, now_us)), None)
+    alone = _alone_on_its_vn(None if longest is None else board.allocation(longest.ref))
     if alone is not None and alone.is_locked:
         return Refuse(Reason.LOCKED, alone.id)
     # A stranger's guesses are limited by windows; they shall not lock out those whom the PIN is for.

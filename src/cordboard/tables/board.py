@@ -148,7 +148,7 @@ class BoardReader:
         if line is None:
             return ()
         record = self._txn.get(records.pin_key(self._cell, pin, line), None, self._tables.pins)
-        return () if record is None else (PinHolder(*records.pin_holder_of(record)),)
+        return () if record is None else (records.pin_holder_of(record),)
 
     def usable_pins(self, virtual_number: E164, now_us: int) -> Iterator[UsablePin]:
         line = self._line(virtual_number)
@@ -241,7 +241,7 @@ class BoardReader:
         with self._txn.cursor(db=self._tables.pins) as cursor:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
-                if self._is_live(records.pin_holder_of(cursor.value())[0], now_us):
+                if self._is_live(records.pin_holder_of(cursor.value()).ref, now_us):
                     found.add(records.line_of_caller_key(key))
                 is_there = cursor.next()
         return found

@@ -22,6 +22,7 @@ from cordboard.routing.model import (
     AllocationRef,
     CallPolicy,
     Party,
+    PinHolder,
     Product,
     Route,
     Side,
@@ -47,7 +48,8 @@ _SERIAL_OF_LINE_BYTES: Final = 3
 _SERIAL_OF_REF_BYTES: Final = 5
 
 _TENANT = Struct(">BI")
-_ROUTE = Struct(">B6s")
+# A route, a holder of a PIN.
+_REF_BEHIND_BYTE = Struct(">B6s")
 _PIN_CODE = Struct(">I")
 _USABLE = Struct(">4sBQ6sB")
 _MEMBERSHIP = Struct(">6sQ")
@@ -72,6 +74,9 @@ _VERSION_BYTES: Final = 4
 _TWOWAY_USAGE: Final = Usage.TWOWAY
 
 _BOTH_SIDES = 2
+# By their byte: `Side(byte)` costs as much as a lookup on the board.
+_HOLDERS: Final = (Side.A, Side.B, None)
+_SIDES: Final = (Side.A, Side.B)
 _LATEST = 2**64 - 1
 
 _ROUTE_NEEDS_PIN, _ROUTE_IS_MEMBER, _ROUTE_SIDE_B = 4, 2, 1
@@ -269,7 +274,7 @@ _ROUTE_FLAGS = tuple(_route_flags(flags) for flags in range(8))
 
 
 def route_of(record: bytes) -> Route:
-    flags, ref = _ROUTE.unpack(record)
+    flags, ref = _REF_BEHIND_BYTE.unpack(record)
     side, needs_pin, is_member = _ROUTE_FLAGS[flags]
     return ref, side, needs_pin, is_member
 
@@ -300,9 +305,9 @@ def pin_holder_record(ref: AllocationRef, side: Side | None) -> bytes:
     return bytes((_BOTH_SIDES if side is None else side,)) + ref
 
 
-def pin_holder_of(record: bytes) -> tuple[AllocationRef, Side | None]:
-    side = record[0]
-    return AllocationRef(record[1:]), None if side == _BOTH_SIDES else Side(side)
+def pin_holder_of(record: bytes) -> PinHolder:
+    holder, ref = _REF_BEHIND_BYTE.unpack(record)
+    return PinHolder(ref, _HOLDERS[holder])
 
 
 def usable_pin_key(
@@ -321,13 +326,8 @@ def usable_pin_seek(line: Line, length: int, live_at_us: int) -> bytes:
 
 def usable_pin_of(key: bytes) -> tuple[int, int, AllocationRef, Side | None]:
     """(length, expires_at_us, allocation, side) of a key."""
-    _, shortness, expires_at_us, ref, side = _USABLE.unpack(key)
-    return (
-        PIN_DIGITS_MAX - shortness,
-        expires_at_us,
-        AllocationRef(ref),
-        None if side == _BOTH_SIDES else Side(side),
-    )
+    _, shortness, expires_at_us, ref, holder = _USABLE.unpack(key)
+    return PIN_DIGITS_MAX - shortness, expires_at_us, ref, _HOLDERS[holder]
 
 
 # ── members ───────────────────────────────────────────────────────────────────
@@ -362,13 +362,13 @@ def membership_record(
 
 
 def membership_side_of(record: bytes) -> Side:
-    return Side(record[0])
+    return _SIDES[record[0]]
 
 
 def membership_of(record: bytes) -> tuple[Side, bool, int, tuple[E164, ...]]:
     """(side, needs_pin, joined_at_us, VNs with a route)."""
     joined_at_us, *numbers = _NUMBER_LISTS[(len(record) - 2) // 8].unpack_from(record, 2)
-    return Side(record[0]), bool(record[1]), joined_at_us, tuple(map(E164, numbers))
+    return _SIDES[record[0]], bool(record[1]), joined_at_us, tuple(map(E164, numbers))
 
 
 # ── allocations ───────────────────────────────────────────────────────────────
