@@ -182,7 +182,13 @@ class BoardReader:
 
     def members(self, allocation: AllocationOnBoard, side: Side) -> tuple[E164, ...]:
         prefix = records.member_prefix(_ref_of(allocation), side)
-        return tuple(records.member_number_of(key) for key in _keys(self._txn, self._tables.members, prefix))
+        found: list[E164] = []
+        with self._txn.cursor(self._tables.members) as cursor:
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := cursor.key()).startswith(prefix):
+                found.append(records.member_number_of(key))
+                is_there = cursor.next()
+        return tuple(found)
 
     # ── for choosing a VN ────────────────────────────────────────────────────
 
