@@ -165,10 +165,9 @@ def _ask(
     others_too = ((usable, board.allocation(usable.ref)) for usable in others)
     for usable, allocation in chain([(longest, holder)], others_too):
         sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
-        if allocation is not None and any(
-            _may_join(side, virtual_number, call.caller, allocation, board) for side in sides
-        ):
-            return _ask_again(call, longest, has_route=has_route)
+        for side in sides:
+            if allocation is not None and _may_join(side, virtual_number, call.caller, allocation, board):
+                return _ask_again(call, longest, has_route=has_route)
     return Refuse(Reason.NO_ALLOCATION)
 
 

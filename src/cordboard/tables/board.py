@@ -154,15 +154,16 @@ class BoardReader:
         line = self._line(virtual_number)
         if line is None:
             return
-        with self._txn.cursor(db=self._tables.usable_pins) as cursor:
-            is_there = cursor.set_range(line)
-            while is_there and (key := cursor.key()).startswith(line):
-                length, expires_at_us, ref, side = records.usable_pin_of(key)
-                if expires_at_us <= now_us:
-                    is_there = cursor.set_range(records.usable_pin_seek(line, length, now_us))
-                    continue
-                yield UsablePin(length, ref, side)
-                is_there = cursor.next()
+        # Closed with the iterator, which seldom comes to its end.
+        cursor = self._txn.cursor(self._tables.usable_pins)
+        is_there = cursor.set_range(line)
+        while is_there and (key := cursor.key()).startswith(line):
+            length, expires_at_us, ref, side = records.usable_pin_of(key)
+            if expires_at_us <= now_us:
+                is_there = cursor.set_range(records.usable_pin_seek(line, length, now_us))
+                continue
+            yield UsablePin(length, ref, side)
+            is_there = cursor.next()
 
     def allocation(self, ref: AllocationRef) -> StoredAllocation | None:
         record = self._txn.get(ref, None, self._allocations)
