@@ -162,8 +162,8 @@ def _ask(
     one of the `others`."""
     if longest is None:
         return Refuse(Reason.NO_ALLOCATION)
-    others_too = ((usable, board.allocation(usable.ref)) for usable in others)
-    for usable, allocation in chain([(longest, holder)], others_too):
+    rest = ((usable, board.allocation(usable.ref)) for usable in others)
+    for usable, allocation in chain([(longest, holder)], rest):
         sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
         for side in sides:
             if allocation is not None and _may_join(side, virtual_number, call.caller, allocation, board):

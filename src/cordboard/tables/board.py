@@ -154,7 +154,7 @@ class BoardReader:
         line = self._line(virtual_number)
         if line is None:
             return
-        # Closed with the iterator, which seldom comes to its end.
+        # Without a `with`: it is closed with the iterator, which seldom comes to its end.
         cursor = self._txn.cursor(self._tables.usable_pins)
         is_there = cursor.set_range(line)
         while is_there and (key := cursor.key()).startswith(line):
