@@ -253,7 +253,7 @@ class ListBoard:
 
     def routes(self, virtual_number: E164, caller: E164) -> Sequence[Route]:
         return [
-            Route(_ref(row.allocation.id), side, asks_listed(row, side), caller not in listed(row, side))
+            (_ref(row.allocation.id), side, asks_listed(row, side), caller not in listed(row, side))
             for row in self._world.rows
             for side in Side
             if has_route(row, side, virtual_number, caller)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from collections.abc import Iterator
+from itertools import chain
+from typing import Final, NamedTuple, assert_never
 
 from cordboard.routing.board import Board
 from cordboard.routing.model import (
@@ -22,7 +24,6 @@ from cordboard.routing.model import (
     Reason,
     Refuse,
     RightPin,
-    Route,
     Side,
     UsablePin,
     WrongPin,
@@ -41,11 +42,18 @@ _new_connect: Final = tuple.__new__
 # Named once: in Python 3.11 `Matched.LISTED` costs as much as a lookup on the board.
 _LISTED: Final = Matched.LISTED
 _MEMBER: Final = Matched.MEMBER
+_BY_PIN: Final = Matched.PIN
 
 _UNKNOWN_VN: Final = Refuse(Reason.UNKNOWN_VN)
 
 
-_OwnRoute = tuple[Route, AllocationOnBoard]
+class _OwnRoute(NamedTuple):
+    """A live route of the caller's, where it is not the end of the matter."""
+
+    allocation: AllocationOnBoard
+    side: Side
+    needs_pin: bool
+    is_member: bool
 
 
 def decide(call: Call, board: Board, now_us: int) -> Decision:
@@ -70,25 +78,25 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
     forbidden: list[_OwnRoute] = []
     if caller is not None:
         routes = board.routes(virtual_number, caller)
-        for route in routes:
-            allocation = board.allocation(route.ref)
+        for ref, side, needs_pin, is_member in routes:
+            allocation = board.allocation(ref)
             if allocation is None or now_us >= allocation.expires_at_us:
                 continue
-            if route.is_member and virtual_number not in allocation.reached(route.side)[1]:
+            if is_member and virtual_number not in allocation.virtual_numbers(side):
                 # The routes of members follow an update of their allocation in changes of their own.
                 continue
-            if route.side is not SIDE_A and not allocation.permits(route.side):
-                forbidden.append((route, allocation))
-            elif not route.needs_pin and len(routes) == 1:
+            if side is not SIDE_A and not allocation.permits(side):
+                forbidden.append(_OwnRoute(allocation, side, needs_pin, is_member))
+            elif not needs_pin and len(routes) == 1:
                 # What nearly every call comes to; the lines behind the loop say the same of leftovers.
-                matched = _MEMBER if route.is_member else _LISTED
-                return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
+                matched = _MEMBER if is_member else _LISTED
+                return _connect(allocation, side, virtual_number, caller, board, matched, None)
             else:
-                permitted.append((route, allocation))
-        if len(permitted) == 1 and not permitted[0][0].needs_pin:
-            [(route, allocation)] = permitted
-            matched = _MEMBER if route.is_member else _LISTED
-            return _connect(allocation, route.side, virtual_number, caller, board, matched, None)
+                permitted.append(_OwnRoute(allocation, side, needs_pin, is_member))
+        if len(permitted) == 1 and not permitted[0].needs_pin:
+            [(allocation, side, _, is_member)] = permitted
+            matched = _MEMBER if is_member else _LISTED
+            return _connect(allocation, side, virtual_number, caller, board, matched, None)
         # Nearly every call ends above, and a route proves that the VN is the tenant's.
         if not permitted and not forbidden and not board.has_virtual_number(virtual_number):
             return _UNKNOWN_VN
@@ -99,8 +107,10 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
     entry = call.entry
     match entry:
         case NoEntry() | EmptyEntry():
-            longest = _longest(virtual_number, board, now_us)
-            alone = _alone_on_its_vn(longest, board)
+            usable_pins = iter(board.usable_pins(virtual_number, now_us))
+            longest = next(usable_pins, None)
+            holder = None if longest is None else board.allocation(longest.ref)
+            alone = _alone_on_its_vn(holder)
             if alone is not None and alone.is_locked:
                 return Refuse(Reason.LOCKED, alone.id)
             if call.progress.last_entry is not LastEntry.NONE:
@@ -108,7 +118,7 @@ def decide(call: Call, board: Board, now_us: int) -> Decision:
                 return _ask_again(call, longest, has_route=bool(permitted or forbidden))
             if forbidden and not permitted:
                 return Refuse(Reason.DIRECTION)
-            return _ask(call, virtual_number, longest, board, now_us, has_route=bool(permitted))
+            return _ask(call, virtual_number, longest, holder, usable_pins, board, has_route=bool(permitted))
         case PinEntry():
             return _try_pin(call, entry, virtual_number, permitted, forbidden, board, now_us)
         case unmatched:
@@ -124,7 +134,7 @@ def _readmit(
     if (
         allocation is None
         or not allocation.is_live(now_us)
-        or virtual_number not in allocation.reached(side)[1]
+        or virtual_number not in allocation.virtual_numbers(side)
         or _is_on(side.other, caller, allocation, board)
     ):
         return Refuse(Reason.NO_ALLOCATION)
@@ -133,14 +143,8 @@ def _readmit(
     return _connect(allocation, side, virtual_number, caller, board, Matched.VERIFIED_BEFORE, None)
 
 
-def _longest(virtual_number: E164, board: Board, now_us: int) -> UsablePin | None:
-    """The longest PIN that may be used on the VN now, over all allocations."""
-    return next(iter(board.usable_pins(virtual_number, now_us)), None)
-
-
-def _alone_on_its_vn(usable: UsablePin | None, board: Board) -> AllocationOnBoard | None:
+def _alone_on_its_vn(allocation: AllocationOnBoard | None) -> AllocationOnBoard | None:
     """The allocation of a PIN, if its VN bears no other: the only kind that locks itself."""
-    allocation = None if usable is None else board.allocation(usable.ref)
     return allocation if allocation is not None and allocation.is_exclusive else None
 
 
@@ -148,21 +152,22 @@ def _ask(
     call: Call,
     virtual_number: E164,
     longest: UsablePin | None,
+    holder: AllocationOnBoard | None,
+    others: Iterator[UsablePin],
     board: Board,
-    now_us: int,
     *,
     has_route: bool,
 ) -> AskPin | Refuse:
-    """Rule 4: ask, if there is a PIN that this caller could enter."""
+    """Rule 4: ask, if there is a PIN that this caller could enter: the longest, which is `holder`'s, or
+    one of the `others`."""
     if longest is None:
         return Refuse(Reason.NO_ALLOCATION)
-    for usable in board.usable_pins(virtual_number, now_us):
-        allocation = board.allocation(usable.ref)
+    rest = ((usable, board.allocation(usable.ref)) for usable in others)
+    for usable, allocation in chain([(longest, holder)], rest):
         sides = (Side.A, Side.B) if usable.side is None else (usable.side,)
-        if allocation is not None and any(
-            _may_join(side, virtual_number, call.caller, allocation, board) for side in sides
-        ):
-            return _ask_again(call, longest, has_route=has_route)
+        for side in sides:
+            if allocation is not None and _may_join(side, virtual_number, call.caller, allocation, board):
+                return _ask_again(call, longest, has_route=has_route)
     return Refuse(Reason.NO_ALLOCATION)
 
 
@@ -200,17 +205,17 @@ def _try_pin(
     if entry.pin is None:
         return _wrong(call, entry, virtual_number, board, now_us)
 
-    for route, allocation in permitted:
-        if entry.pin in allocation.party(route.side).pins:
+    for allocation, side, _, _ in permitted:
+        if entry.pin in allocation.party(side).pins:
             if allocation.is_locked:
                 return Refuse(Reason.LOCKED, allocation.id)
-            admission = Admission(allocation.id, route.side)
+            admission = Admission(allocation.id, side)
             right = RightPin(entry.digest, admission, False, allocation.is_exclusive)
-            return _connect(allocation, route.side, virtual_number, call.caller, board, Matched.PIN, right)
+            return _connect(allocation, side, virtual_number, call.caller, board, _BY_PIN, right)
 
     if call.exceeded.shared:
         # Somebody is guessing on this VN or tenant: only a caller's own PIN is looked at.
-        if any(entry.pin in allocation.party(route.side).pins for route, allocation in forbidden):
+        if any(entry.pin in allocation.party(side).pins for allocation, side, _, _ in forbidden):
             return Refuse(Reason.DIRECTION)
         return _wrong(call, entry, virtual_number, board, now_us)
 
@@ -226,7 +231,7 @@ def _try_pin(
                     return Refuse(Reason.LOCKED, held.id)
                 is_stranger = not _is_on(side, call.caller, held, board)
                 right = RightPin(entry.digest, Admission(held.id, side), is_stranger, held.is_exclusive)
-                return _connect(held, side, virtual_number, call.caller, board, Matched.PIN, right)
+                return _connect(held, side, virtual_number, call.caller, board, _BY_PIN, right)
             is_forbidden_match |= belongs(side, virtual_number, call.caller, held, board)
     if is_forbidden_match:
         return Refuse(Reason.DIRECTION)
@@ -235,7 +240,7 @@ def _try_pin(
 
 def _sides_to_join(allocation: AllocationOnBoard) -> tuple[Side, Side]:
     """With a common PIN a stranger joins the side without listed numbers, else A, else B."""
-    if allocation.reached(SIDE_A)[0] and not allocation.reached(SIDE_B)[0]:
+    if allocation.numbers(SIDE_A) and not allocation.numbers(SIDE_B):
         return (Side.B, Side.A)
     return (Side.A, Side.B)
 
@@ -250,14 +255,16 @@ def belongs(
     side: Side, virtual_number: E164, caller: E164 | None, allocation: AllocationOnBoard, board: Board
 ) -> bool:
     """Whether somebody who dials this VN can be of that side: never one of the opposite side."""
-    return virtual_number in allocation.reached(side)[1] and not _is_on(side.other, caller, allocation, board)
+    return virtual_number in allocation.virtual_numbers(side) and not _is_on(
+        side.other, caller, allocation, board
+    )
 
 
 def _is_on(side: Side, caller: E164 | None, allocation: AllocationOnBoard, board: Board) -> bool:
     """Whether the caller is listed on, or a member of, that side."""
     if caller is None:
         return False
-    if caller in allocation.reached(side)[0]:
+    if caller in allocation.numbers(side):
         return True
     return allocation.has_members and board.member_side(allocation, caller) is side
 
@@ -268,12 +275,13 @@ def _is_throttled(call: Call, *, has_route: bool) -> bool:
 
 
 def _wrong(call: Call, entry: PinEntry, virtual_number: E164, board: Board, now_us: int) -> AskPin | Refuse:
-    longest = _longest(virtual_number, board, now_us)
-    alone = _alone_on_its_vn(longest, board)
+    # The longest PIN that may be used on the VN now, over all allocations.
+    longest = next(iter(board.usable_pins(virtual_number, now_us)), None)
+    alone = _alone_on_its_vn(None if longest is None else board.allocation(longest.ref))
     if alone is not None and alone.is_locked:
         return Refuse(Reason.LOCKED, alone.id)
     # A stranger's guesses are limited by windows; they shall not lock out those whom the PIN is for.
-    is_counted = alone is not None and (call.caller is None or call.caller in alone.reached(SIDE_B)[0])
+    is_counted = alone is not None and (call.caller is None or call.caller in alone.numbers(SIDE_B))
     outcome = WrongPin(entry.digest, alone.id if alone is not None and is_counted else None)
     attempts_left = call.rules.pin_attempts_max - call.progress.failures - 1
     if attempts_left <= 0:
@@ -291,15 +299,17 @@ def _connect(
     outcome: RightPin | None,
 ) -> Connect | Refuse:
     """Whom the caller reaches, and the VN that they are shown (routing.md, Targets and Caller id)."""
-    targets, shown = allocation.reached(SIDE_B if side is SIDE_A else SIDE_A)
+    other = SIDE_B if side is SIDE_A else SIDE_A
+    targets = allocation.numbers(other)
     if allocation.has_members:
-        targets += board.members(allocation, side.other)
+        targets += board.members(allocation, other)
     if caller in targets:
         targets = tuple(number for number in targets if number != caller)
+    shown = allocation.virtual_numbers(other)
     if not targets or not shown:
         return Refuse(Reason.NO_TARGET, allocation.id, outcome)
     # A call back must work, so the called side sees a VN of its own.
-    caller_id = virtual_number if virtual_number in shown else shown[0]
+    caller_id = virtual_number if virtual_number in shown else E164(shown[0])
     return _new_connect(
         Connect,
         (allocation.id, allocation.product, side, targets, caller_id, matched, outcome, allocation.policy),

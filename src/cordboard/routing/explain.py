@@ -111,16 +111,16 @@ def _routes(
 ) -> Iterator[Candidate]:
     if call.caller is None:
         return
-    for route in board.routes(virtual_number, call.caller):
-        allocation = board.allocation(route.ref)
+    for ref, side, needs_pin, is_member in board.routes(virtual_number, call.caller):
+        allocation = board.allocation(ref)
         if allocation is None:
             continue
-        relation = Relation.MEMBER if route.is_member else Relation.LISTED
-        if virtual_number not in allocation.reached(route.side)[1]:
+        relation = Relation.MEMBER if is_member else Relation.LISTED
+        if virtual_number not in allocation.virtual_numbers(side):
             verdict = Verdict.NOT_ON_THIS_VN
         else:
-            verdict = _verdict(call, allocation, route.side, decision, now_us, needs_pin=route.needs_pin)
-        yield _candidate(allocation, route.side, relation, verdict)
+            verdict = _verdict(call, allocation, side, decision, now_us, needs_pin=needs_pin)
+        yield _candidate(allocation, side, relation, verdict)
 
 
 def _holders(
@@ -133,7 +133,7 @@ def _holders(
         if allocation is None:
             continue
         for side in Side if holder.side is None else (holder.side,):
-            if virtual_number not in allocation.reached(side)[1]:
+            if virtual_number not in allocation.virtual_numbers(side):
                 continue
             if not belongs(side, virtual_number, call.caller, allocation, board):
                 verdict = Verdict.OPPOSITE_SIDE

@@ -104,10 +104,12 @@ class Allocation(NamedTuple):
     def party(self, side: Side) -> Party:
         return self.a if side is SIDE_A else self.b
 
-    def reached(self, side: Side) -> tuple[tuple[E164, ...], tuple[E164, ...]]:
-        """The listed numbers and the VNs of a side."""
-        party = self.party(side)
-        return party.numbers, party.virtual_numbers
+    def numbers(self, side: Side) -> tuple[E164, ...]:
+        """The listed numbers of a side."""
+        return self.party(side).numbers
+
+    def virtual_numbers(self, side: Side) -> tuple[E164, ...]:
+        return self.party(side).virtual_numbers
 
     def permits(self, side: Side) -> bool:
         """Whether `side` may call the other (routing.md, Direction)."""
@@ -135,19 +137,19 @@ class AllocationOnBoard(Protocol):
     @property
     def policy(self) -> CallPolicy: ...
 
-    def reached(self, side: Side) -> tuple[tuple[E164, ...], tuple[E164, ...]]: ...
+    def numbers(self, side: Side) -> tuple[E164, ...]: ...
+    # Plain numbers, because they are looked through more often than any of them is shown.
+    def virtual_numbers(self, side: Side) -> tuple[int, ...]: ...
     def party(self, side: Side) -> Party: ...
     def permits(self, side: Side) -> bool: ...
     def is_live(self, now_us: int) -> bool: ...
 
 
-class Route(NamedTuple):
-    """This caller, dialling this VN, belongs to that side."""
+Route = tuple[AllocationRef, Side, bool, bool]
+"""This caller, dialling this VN, belongs to that side: (ref, side, needs_pin, is_member).
 
-    ref: AllocationRef
-    side: Side
-    needs_pin: bool
-    is_member: bool
+Plain, because every call makes one and takes it apart at once: by names it costs 0.2 µs more.
+"""
 
 
 class PinHolder(NamedTuple):

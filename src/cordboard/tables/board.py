@@ -46,7 +46,15 @@ from cordboard.routing.model import (
 from cordboard.routing.numbers import E164, PIN_DIGITS_MAX, Pin
 from cordboard.routing.pins import pins_on
 from cordboard.tables import records
-from cordboard.tables.records import LINE_OF_KEY, Line, StoredAllocation, VirtualNumberState, route_of
+from cordboard.tables.records import (
+    CELL_SHIFT,
+    LINE_OF_KEY,
+    Line,
+    StoredAllocation,
+    VirtualNumberState,
+    pack_caller_key,
+    route_of,
+)
 
 # Address space, not memory: ten million allocations are some 10 GB, and growing a map stops its readers.
 MAP_BYTES_MAX: Final = 64 << 30
@@ -76,12 +84,12 @@ class BoardReader:
     """
 
     # What every call looks up has a name of its own here: a name less on the way is 3 % of a decision.
+    # `get` takes its table by place and not by name (`None` is its default) for the same reason.
     __slots__ = (
         "_allocations",
         "_begin",
         "_cell",
-        "_cell_byte",
-        "_get",
+        "_cell_bits",
         "_lines",
         "_routes",
         "_tables",
@@ -95,41 +103,40 @@ class BoardReader:
         self._allocations = tables.allocations
         self._begin = tables.env.begin
         self._cell = cell
-        self._cell_byte = records.cell_key(cell)
+        self._cell_bits = cell << CELL_SHIFT
         self._tenant_no = tenant_no
         # A line is the tenant's for ever, so what was found once need not be looked up again.
         self._lines: dict[E164, Line] = {}
 
     def __enter__(self) -> BoardReader:
-        self._txn = txn = self._begin()
-        self._get = txn.get
+        self._txn = self._begin()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._txn.abort()
         # LMDB gives the slot in its table of readers back with the last name of the transaction only, and
         # a reader is kept for each tenant.
-        del self._txn, self._get
+        del self._txn
 
     def has_virtual_number(self, virtual_number: E164) -> bool:
-        owner = self._get(records.number_key(virtual_number), db=self._tables.virtual_numbers)
+        owner = self._txn.get(records.number_key(virtual_number), None, self._tables.virtual_numbers)
         return owner is not None and owner == self._line(virtual_number)
 
     def is_provisioned(self, number: E164) -> bool:
         """Whether any tenant has this number as a VN."""
-        return self._get(records.number_key(number), db=self._tables.virtual_numbers) is not None
+        return self._txn.get(records.number_key(number), None, self._tables.virtual_numbers) is not None
 
     def routes(self, virtual_number: E164, caller: E164) -> Sequence[Route]:
         line = self._lines.get(virtual_number) or self._line(virtual_number)
         if line is None:
             return ()
         # As records.caller_key has it; the call of a function would be another 3 %.
-        key = self._cell_byte + caller.to_bytes(7, "big") + line
-        first = self._get(key, db=self._routes)
+        key = pack_caller_key(self._cell_bits | caller, line)
+        first = self._txn.get(key, None, self._routes)
         if first is None:
             return ()
-        route = route_of(first)
-        if not route.needs_pin:
+        route = (_, _, needs_pin, _) = route_of(first)
+        if not needs_pin:
             # It sorts first, and the database lets no other route stand beside it.
             return (route,)
         with self._txn.cursor(db=self._routes) as cursor:
@@ -140,38 +147,49 @@ class BoardReader:
         line = self._line(virtual_number)
         if line is None:
             return ()
-        record = self._get(records.pin_key(self._cell, pin, line), db=self._tables.pins)
-        return () if record is None else (PinHolder(*records.pin_holder_of(record)),)
+        record = self._txn.get(records.pin_key(self._cell, pin, line), None, self._tables.pins)
+        return () if record is None else (records.pin_holder_of(record),)
 
     def usable_pins(self, virtual_number: E164, now_us: int) -> Iterator[UsablePin]:
         line = self._line(virtual_number)
         if line is None:
             return
-        with self._txn.cursor(db=self._tables.usable_pins) as cursor:
-            is_there = cursor.set_range(line)
-            while is_there and (key := cursor.key()).startswith(line):
-                length, expires_at_us, ref, side = records.usable_pin_of(key)
-                if expires_at_us <= now_us:
-                    is_there = cursor.set_range(records.usable_pin_seek(line, length, now_us))
-                    continue
-                yield UsablePin(length, ref, side)
-                is_there = cursor.next()
+        # Without a `with`: it is closed with the iterator, which seldom comes to its end.
+        cursor = self._txn.cursor(self._tables.usable_pins)
+        is_there = cursor.set_range(line)
+        while is_there and (key := cursor.key()).startswith(line):
+            length, expires_at_us, ref, side = records.usable_pin_of(key)
+            if expires_at_us <= now_us:
+                is_there = cursor.set_range(records.usable_pin_seek(line, length, now_us))
+                continue
+            yield UsablePin(length, ref, side)
+            is_there = cursor.next()
 
     def allocation(self, ref: AllocationRef) -> StoredAllocation | None:
-        record = self._get(ref, db=self._allocations)
+        record = self._txn.get(ref, None, self._allocations)
         return None if record is None else StoredAllocation(ref, record)
 
     def allocation_by_id(self, allocation_id: AllocationId) -> StoredAllocation | None:
-        ref = self._get(records.id_key(self._cell, self._tenant_no, allocation_id), db=self._tables.ids)
+        ref = self._txn.get(
+            records.id_key(self._cell, self._tenant_no, allocation_id), None, self._tables.ids
+        )
         return None if ref is None else self.allocation(AllocationRef(ref))
 
     def member_side(self, allocation: AllocationOnBoard, number: E164) -> Side | None:
-        record = self._get(records.membership_key(_ref_of(allocation), number), db=self._tables.memberships)
+        record = self._txn.get(
+            records.membership_key(_ref_of(allocation), number), None, self._tables.memberships
+        )
         return None if record is None else records.membership_side_of(record)
 
     def members(self, allocation: AllocationOnBoard, side: Side) -> tuple[E164, ...]:
         prefix = records.member_prefix(_ref_of(allocation), side)
-        return tuple(records.member_number_of(key) for key in _keys(self._txn, self._tables.members, prefix))
+        found: list[E164] = []
+        with self._txn.cursor(self._tables.members) as cursor:
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := cursor.key()).startswith(prefix):
+                found.append(records.member_number_of(key))
+                is_there = cursor.next()
+        return tuple(found)
 
     # ── for choosing a VN ────────────────────────────────────────────────────
 
@@ -217,7 +235,8 @@ class BoardReader:
         with self._txn.cursor(db=self._tables.routes) as cursor:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
-                if self._is_live(route_of(cursor.value()).ref, now_us):
+                ref, *_ = route_of(cursor.value())
+                if self._is_live(ref, now_us):
                     found.add(records.line_of_caller_key(key))
                 is_there = cursor.next()
         return found
@@ -229,7 +248,7 @@ class BoardReader:
         with self._txn.cursor(db=self._tables.pins) as cursor:
             is_there = cursor.set_range(prefix)
             while is_there and (key := cursor.key()).startswith(prefix):
-                if self._is_live(records.pin_holder_of(cursor.value())[0], now_us):
+                if self._is_live(records.pin_holder_of(cursor.value()).ref, now_us):
                     found.add(records.line_of_caller_key(key))
                 is_there = cursor.next()
         return found
@@ -285,14 +304,14 @@ class BoardReader:
         line = self._lines.get(virtual_number)
         if line is None:
             key = records.line_key(self._cell, self._tenant_no, virtual_number)
-            found = self._get(key, db=self._tables.lines)
+            found = self._txn.get(key, None, self._tables.lines)
             if found is None:
                 return None
             line = self._lines[virtual_number] = Line(found)
         return line
 
     def _state(self, line: Line) -> VirtualNumberState:
-        record = self._get(line, db=self._tables.line_states)
+        record = self._txn.get(line, None, self._tables.line_states)
         assert record is not None, "a line has a state from its first day"
         return records.vn_state_of(record)
 
