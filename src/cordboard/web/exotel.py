@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Any, Final, NamedTuple, assert_never, cast
@@ -32,6 +32,7 @@ from cordboard.telemetry import Fault
 from cordboard.tracing import Tracing
 from cordboard.web.auth import TENANT_ID, basic_credentials
 from cordboard.web.documents import AppletQuery, ConnectReply, GatherReply, PassthruQuery
+from cordboard.web.fast_lane import PlainHop
 from cordboard.web.openapi import APPLETS, JSON, OPEN, TEXT, Header, Operation, Route, Said
 from cordboard.web.query import is_storable
 from cordboard.web.reply import Reply
@@ -114,67 +115,93 @@ class Exotel:
         return routes
 
     def _handler(self, applet: Applet) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        seconds = self._switchboard.metrics.request_seconds
-        name = applet.value
-
         async def handle(request: web.Request) -> web.StreamResponse:
             started_s = time.perf_counter()
             request_id = request_id_of(request)
-            query = read_query(request.rel_url.raw_query_string)
+            raw_query = request.rel_url.raw_query_string
+            query = read_query(raw_query)
             tenant = self._authenticate(request, query)
             if tenant is None:
                 if self._may_tell_of_stranger():
-                    self._tell(_Said("unauthorized"), name, request_id, None, None, started_s)
+                    self._tell(_Said("unauthorized"), applet, request_id, None, None, started_s)
                 return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
+            names_version = "Exotel-Version" in request.headers
+            asked = _Asked(applet, tenant, query, raw_query, names_version, request_id, started_s)
             caller: Caller | None = None
             try:
                 caller = self._caller(tenant, query)
-                response, said = await self._respond(applet, tenant, query, caller, request)
-            except (SpoolFull, SpoolUnusable, TimeoutError) as away:
-                response, said = self._fault(applet, tenant, query, _fault_of(away))
+                reply = self._at_once(asked, caller)
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
-                _log.exception("applet.fault", applet=name, error=type(error).__name__, request_id=request_id)
-                response, said = self._fault(applet, tenant, query, Fault.BUG)
-            seconds.observe(name, time.perf_counter() - started_s)
-            self._tell(said, name, request_id, tenant, caller, started_s)
-            return _sent(response)
+                reply = self._finished(asked, caller, *self._bug(asked, error))
+            if reply is None:
+                assert caller is not None, "who calls is read before anything is waited for"
+                reply = await self._later(asked, caller)
+            return _sent(reply)
 
         return handle if self._tracing is None else self._tracing.traced_async("hop", handle)
 
-    def passthru_at_once(self, tenant_id: str, raw_query: str, given_id: str | None) -> bytes | None:
-        """The reply to a passthru that needs nothing but the board; None if `routes` must answer it.
-
-        `given_id` is what a trusted proxy calls the request.
-        """
+    def answer_plain(self, plain: PlainHop) -> bytes | Coroutine[Any, Any, bytes] | None:
+        """The whole reply, or what has to be waited for until it is there; None if `routes` must answer."""
         try:
-            return self._passthru_at_once(tenant_id, raw_query, given_id)
+            return self._answer_plain(plain)
         except Exception as error:
             # Raised here it would end the connection; there, what fails again is refused and counted.
-            _log.exception("applet.fault", applet=_PASSTHRU.value, error=type(error).__name__)
+            _log.exception("applet.fault", applet=plain.applet, error=type(error).__name__)
             return None
 
-    def _passthru_at_once(self, tenant_id: str, raw_query: str, given_id: str | None) -> bytes | None:
+    def _answer_plain(self, plain: PlainHop) -> bytes | Coroutine[Any, Any, bytes] | None:
         started_s = time.perf_counter()
+        tenant_id, applet, raw_query, names_version, given_id = plain
         query = read_query(raw_query)
         tenant = self._switchboard.tenants.get(tenant_id)
-        if (
-            tenant is None
-            or not tenant.accepts_applet_key(_text(query, "key"))
-            or query.get("CallType", "") in _ENDS
-            or query.get("Direction", "incoming") not in _INCOMING
-        ):
+        if tenant is None or not tenant.accepts_applet_key(_text(query, "key")):
             return None
         request_id = (given_id and given_request_id(given_id)) or new_request_id()
+        asked = _Asked(_APPLETS[applet], tenant, query, raw_query, names_version, request_id, started_s)
         caller = self._caller(tenant, query)
-        decision = self._answering.answer_at_once(
-            tenant, caller, is_recorded=True, applet="passthru", request_id=request_id
-        )
-        if decision is None:
+        reply = self._at_once(asked, caller)
+        return self._wire_later(asked, caller) if reply is None else reply.wire(request_id)
+
+    async def _wire_later(self, asked: _Asked, caller: Caller) -> bytes:
+        return (await self._later(asked, caller)).wire(asked.request_id)
+
+    def _at_once(self, asked: _Asked, caller: Caller) -> Reply | None:
+        """The reply to a hop that needs nothing but the board; None for `_later` to give."""
+        applet, tenant, query, _, _, request_id, _ = asked
+        if applet is _PASSTHRU and query.get("CallType", "") in _ENDS:
             return None
-        reply = _render_passthru(decision, is_switch="switch" in query).wire(request_id)
-        self._switchboard.metrics.request_seconds.observe("passthru", time.perf_counter() - started_s)
-        if self._hops is not None:
-            self._tell(_said(decision), "passthru", request_id, tenant, caller, started_s)
+        decision: Decision | None
+        if query.get("Direction", "incoming") not in _INCOMING:
+            decision = Refuse(Reason.DIRECTION)
+        else:
+            decision = self._answering.answer_at_once(
+                tenant,
+                caller,
+                is_recorded=applet is not _GREETING,
+                applet=_WORDS[applet],
+                request_id=request_id,
+            )
+            if decision is None:
+                return None
+        return self._finished(asked, caller, _render(asked, decision), _said(decision))
+
+    async def _later(self, asked: _Asked, caller: Caller) -> Reply:
+        """The reply to a hop that has to wait for what is recorded of its call."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                reply, said = await self._respond(asked, caller)
+        except (SpoolFull, SpoolUnusable, TimeoutError) as away:
+            reply, said = self._fault(asked, _fault_of(away))
+        except Exception as error:  # As above: it must end in a refusal.
+            reply, said = self._bug(asked, error)
+        return self._finished(asked, caller, reply, said)
+
+    def _finished(self, asked: _Asked, caller: Caller | None, reply: Reply, said: _Said) -> Reply:
+        """Count the hop and have the log tell of it."""
+        applet, started_s = asked.applet, asked.started_s
+        self._switchboard.metrics.request_seconds.observe(_WORDS[applet], time.perf_counter() - started_s)
+        if self._hops is not None or self._tracing is not None:
+            self._tell(said, applet, asked.request_id, asked.tenant, caller, started_s)
         return reply
 
     def _may_tell_of_stranger(self) -> bool:
@@ -199,41 +226,25 @@ class Exotel:
         secret = credentials[1]
         return tenant if tenant.accepts_applet_key(secret) or tenant.accepts_api_token(secret) else None
 
-    async def _respond(
-        self, applet: Applet, tenant: TenantView, query: Query, caller: Caller, request: web.Request
-    ) -> tuple[Reply, _Said]:
-        request_id = request_id_of(request)
+    async def _respond(self, asked: _Asked, caller: Caller) -> tuple[Reply, _Said]:
+        applet, tenant, query, raw_query, _, request_id, _ = asked
         if applet is _PASSTHRU and (call_type := _ENDS.get(query.get("CallType", ""))) is not None:
-            async with asyncio.timeout(self._timeout_s):
-                await self._record_end(
-                    tenant, query, caller, call_type, request.rel_url.raw_query_string, request_id
-                )
+            await self._record_end(tenant, query, caller, call_type, raw_query, request_id)
             return Reply(_SELECT["ended"], TEXT), _Said("ended", call_type.value)
-        is_recorded = applet is not _GREETING
-        decision: Decision | None
-        if query.get("Direction", "incoming") not in _INCOMING:
-            decision = Refuse(Reason.DIRECTION)
-        else:
-            decision = self._answering.answer_at_once(
-                tenant, caller, is_recorded=is_recorded, applet=applet.value, request_id=request_id
-            )
-            if decision is None:
-                keyed = _keyed(applet, query)
-                async with asyncio.timeout(self._timeout_s):
-                    decision = await self._answering.answer(
-                        tenant,
-                        caller,
-                        keyed,
-                        is_recorded=is_recorded,
-                        applet=applet.value,
-                        request_id=request_id,
-                    )
-        return self._render(applet, decision, tenant, query, request), _said(decision)
+        decision = await self._answering.answer(
+            tenant,
+            caller,
+            _keyed(applet, query),
+            is_recorded=applet is not _GREETING,
+            applet=_WORDS[applet],
+            request_id=request_id,
+        )
+        return _render(asked, decision), _said(decision)
 
     def _tell(
         self,
         said: _Said,
-        applet: str,
+        applet: Applet,
         request_id: str,
         tenant: TenantView | None,
         caller: Caller | None,
@@ -253,7 +264,7 @@ class Exotel:
                     "request_id": request_id,
                     "tenant": tenant_id,
                     "call_sid": call_sid,
-                    "applet": applet,
+                    "applet": _WORDS[applet],
                     "decision": decision,
                     "reason": reason,
                 }
@@ -262,7 +273,15 @@ class Exotel:
             return
         self._hops.put(
             HopLine(
-                request_id, tenant_id, call_sid, applet, decision, reason, virtual_number, number, seconds
+                request_id,
+                tenant_id,
+                call_sid,
+                _WORDS[applet],
+                decision,
+                reason,
+                virtual_number,
+                number,
+                seconds,
             )
         )
 
@@ -309,39 +328,39 @@ class Exotel:
             ),
         )
 
-    def _render(
-        self,
-        applet: Applet,
-        decision: Decision,
-        tenant: TenantView,
-        query: Query,
-        request: web.Request,
-    ) -> Reply:
-        match applet:
-            case Applet.PASSTHRU:
-                return _render_passthru(decision, is_switch="switch" in query)
-            case Applet.GATHER:
-                return _render_gather(decision, tenant)
-            case Applet.CONNECT:
-                return _render_connect(decision, is_programmable="Exotel-Version" in request.headers)
-            case Applet.GREETING:
-                return _render_greeting(decision, tenant)
-            case unmatched:
-                assert_never(unmatched)
+    def _bug(self, asked: _Asked, error: Exception) -> tuple[Reply, _Said]:
+        _log.exception(
+            "applet.fault",
+            applet=_WORDS[asked.applet],
+            error=type(error).__name__,
+            request_id=asked.request_id,
+        )
+        return self._fault(asked, Fault.BUG)
 
-    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: Fault) -> tuple[Reply, _Said]:
+    def _fault(self, asked: _Asked, fault: Fault) -> tuple[Reply, _Said]:
         """Our fault: nobody is connected, and the platform takes its fallback where it has one."""
         self._switchboard.metrics.faults.labels(fault.value).inc()
-        refused, said = Refuse(Reason.NO_ALLOCATION), _Said("fault", fault.value)
-        match applet:
-            case Applet.PASSTHRU:
-                return _render_passthru(refused, is_switch="switch" in query), said
-            case Applet.GREETING:
-                return _render_greeting(refused, tenant), said
+        said = _Said("fault", fault.value)
+        match asked.applet:
+            case Applet.PASSTHRU | Applet.GREETING:
+                return _render(asked, Refuse(Reason.NO_ALLOCATION)), said
             case Applet.CONNECT | Applet.GATHER:
                 return Reply(b"Service Unavailable", TEXT, 503, "Retry-After: 1\r\n"), said
             case unmatched:
                 assert_never(unmatched)
+
+
+class _Asked(NamedTuple):
+    """One request of a platform that has proved whose it is."""
+
+    applet: Applet
+    tenant: TenantView
+    query: Query
+    raw_query: str
+    # Whoever names a version of the programmable applets reads JSON (exotel.md 1.5).
+    names_version: bool
+    request_id: str
+    started_s: float
 
 
 def _fault_of(away: SpoolFull | SpoolUnusable | TimeoutError) -> Fault:
@@ -381,6 +400,8 @@ _NOBODY: Final = Caller(None, None, None)
 # Named once: Python 3.11 takes longer for `Applet.GREETING` than for a comparison.
 _GREETING: Final = Applet.GREETING
 _PASSTHRU: Final = Applet.PASSTHRU
+_WORDS: Final = {applet: applet.value for applet in Applet}
+_APPLETS: Final = {word: applet for applet, word in _WORDS.items()}
 _INCOMING: Final = frozenset({"incoming", ""})
 _ENDS: Final = {call_type.value: call_type for call_type in CallType}
 
@@ -508,6 +529,20 @@ def _sent(reply: Reply) -> web.StreamResponse:
 
 
 # ── writing ──────────────────────────────────────────────────────────────────
+
+
+def _render(asked: _Asked, decision: Decision) -> Reply:
+    match asked.applet:
+        case Applet.PASSTHRU:
+            return _render_passthru(decision, is_switch="switch" in asked.query)
+        case Applet.GATHER:
+            return _render_gather(decision, asked.tenant)
+        case Applet.CONNECT:
+            return _render_connect(decision, is_programmable=asked.names_version)
+        case Applet.GREETING:
+            return _render_greeting(decision, asked.tenant)
+        case unmatched:
+            assert_never(unmatched)
 
 
 def _render_passthru(decision: Decision, *, is_switch: bool) -> Reply:
