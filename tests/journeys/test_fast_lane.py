@@ -19,7 +19,7 @@ TO_AIOHTTP = "Connection: close\r\n"
 
 
 def plain(
-    tenant: Tenant, more_headers: str | None = None, applet: str = "passthru", **changed: str | None
+    tenant: Tenant, more_headers: str | None = None, applet: str = "passthru", /, **changed: str | None
 ) -> bytes:
     """A hop as a platform sends it; `changed` parameters of None are left out."""
     query: dict[str, str | None] = {

@@ -36,21 +36,21 @@ from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import Hop, after, entry_of, with_outcome
 from cordboard.storage import outcomes
 from cordboard.storage.calls import NO_APPLET, CallRow, CallType, NewEnd, decision_text
-from cordboard.storage.database import Database, DatabaseAway
+from cordboard.storage.database import Database
 from cordboard.storage.facts import Insights
 from cordboard.storage.outcomes import CallKey, NewOutcome
+from cordboard.switchboard.progress_writing import ProgressWriting
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.throttle import Throttle
+from cordboard.switchboard.unknown_calls import UnknownCalls
 from cordboard.tables.board import BoardTables
-from cordboard.tables.progress import ProgressTables, WayIn
+from cordboard.tables.progress import ProgressRow, ProgressTables, WayIn
 from cordboard.telemetry import Metrics, PinOutcome
 from cordboard.tracing import Tracing
 
-# A call that this node does not know may be known to another: one look, and no caller waits for it.
-LOOKUP_TIMEOUT_S: Final = 0.2
 # A new member's next call should find it on the board; its present one does not need that.
 JOIN_WAIT_S: Final = 0.2
 # Ways in of calls that a greeting may ask for by CallSid: two generations of these, 300 bytes each.
@@ -107,9 +107,10 @@ class CallAnswering:
         ring_bell: Callable[[], None],
         tracing: Tracing | None = None,
     ) -> None:
-        self._database = database
+        self._unknown_calls = UnknownCalls(database)
         self._keeper = keeper
         self._progress = progress
+        self._progress_writing = ProgressWriting(progress)
         self._records = records
         self._recording = recording
         self._throttle = throttle
@@ -121,6 +122,10 @@ class CallAnswering:
         self._older_ways_in: dict[tuple[int, str], CallKey] = {}
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
         self._turns: WeakValueDictionary[CallKey, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self) -> None:
+        """Ask about calls that this node does not know, until cancelled."""
+        await self._unknown_calls.run()
 
     def way_in(self, tenant: TenantView, call_sid: str) -> WayIn | None:
         """The VN and caller that are known under a CallSid."""
@@ -242,7 +247,7 @@ class CallAnswering:
     ) -> Decision:
         call_sid = call.call_sid.encode()
         known = self._progress.get(tenant.tenant_no, call_sid, call.virtual_number, call.caller)
-        progress = await self._look_up(tenant, call) if known is None else known
+        progress = await self._unknown_calls.progress_of(tenant.cell, call) if known is None else known
         entry = entry_of(progress, keyed.digits, keyed.hop)
         counted_at_us = self._clock.now_us()
         decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
@@ -252,13 +257,15 @@ class CallAnswering:
             )
         progress = after(progress, entry, decision, keyed.hop)
         if progress != known:
-            self._progress.put(
-                tenant.tenant_no,
-                call_sid,
-                call.virtual_number,
-                call.caller,
-                progress,
-                self._clock.now_us(),
+            await self._progress_writing.put(
+                ProgressRow(
+                    tenant.tenant_no,
+                    call_sid,
+                    call.virtual_number,
+                    call.caller,
+                    progress,
+                    self._clock.now_us(),
+                )
             )
         return decision
 
@@ -328,17 +335,6 @@ class CallAnswering:
         if isinstance(final, Connect) and is_right:
             final = final._replace(matched=Matched.PIN)
         return final, progress
-
-    async def _look_up(self, tenant: TenantView, call: CallKey) -> Progress:
-        """What the records say of a call that this node does not know; nothing, if they are slow."""
-        try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                found = await self._database.read(
-                    lambda connection: outcomes.progress_of(connection, tenant.cell, [call])
-                )
-        except (TimeoutError, DatabaseAway):
-            return NEW_CALL
-        return found[call]
 
     def _decide(
         self,
