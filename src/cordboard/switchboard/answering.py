@@ -73,6 +73,13 @@ class Keyed(NamedTuple):
     start_time: str | None = None
 
 
+class Undecided(NamedTuple):
+    """A hop that has to wait for what is known of its call."""
+
+    # What it is told if nothing is, and no digits came; None where this node does know something.
+    if_new: Decision | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class EndReport:
     """How a call ended, as the platform tells it after the dial."""
@@ -89,6 +96,9 @@ class EndReport:
     start_time: str | None
     insights: Insights | None
     request_id: str | None = None
+
+
+UNDECIDED: Final = Undecided()
 
 
 class CallAnswering:
@@ -143,9 +153,9 @@ class CallAnswering:
         is_recorded: bool,
         applet: str = NO_APPLET,
         request_id: str | None = None,
-    ) -> Decision | None:
+    ) -> Decision | Undecided:
         """The decision, where nothing has to be waited for and no digits matter: nearly every call is
-        new and connects without a word about PINs. None: `answer` will tell.
+        new and connects without a word about PINs. Else `answer` will tell.
 
         A greeting is not recorded: it only says what another hop will do.
         """
@@ -155,10 +165,10 @@ class CallAnswering:
         if call_sid is None:
             return self._count(self._answer_without_sid(tenant, virtual_number, number))
         if self._progress.get(tenant.tenant_no, call_sid.encode(), virtual_number, number) is not None:
-            return None
+            return Undecided()
         decision = self._decide(tenant, virtual_number, number, NoEntry(), NEW_CALL)
         if not isinstance(decision, Connect):
-            return None
+            return Undecided(decision)
         if is_recorded:
             call = CallKey(tenant.id, call_sid, virtual_number, number)
             self._note(tenant, call, decision, applet, request_id)
@@ -169,23 +179,27 @@ class CallAnswering:
         tenant: TenantView,
         caller: Caller,
         keyed: Keyed,
+        undecided: Undecided = UNDECIDED,
         *,
         is_recorded: bool,
         applet: str = NO_APPLET,
         request_id: str | None = None,
     ) -> Decision:
-        """The decision for one hop; what it verified is durable. Raises SpoolFull, SpoolUnusable."""
+        """The decision for one hop; what it verified is durable. `undecided` is what `answer_at_once` said.
+
+        Raises SpoolFull, SpoolUnusable.
+        """
         call_sid, virtual_number, number = caller
         if call_sid is None or virtual_number is None:
             at_once = self.answer_at_once(tenant, caller, is_recorded=is_recorded)
-            assert at_once is not None, "without a CallSid or a VN nothing is waited for"
+            assert not isinstance(at_once, Undecided), "without a CallSid or a VN nothing is waited for"
             return at_once
         call = CallKey(tenant.id, call_sid, virtual_number, number)
         turn = self._turns.get(call)
         if turn is None:
             turn = self._turns[call] = asyncio.Lock()
         async with turn:
-            decision = await self._answer_in_turn(tenant, keyed, call, request_id)
+            decision = await self._answer_in_turn(tenant, keyed, call, undecided, request_id)
         if is_recorded:
             self._note(tenant, call, decision, applet, request_id)
         return self._count(decision)
@@ -243,14 +257,19 @@ class CallAnswering:
         return Refuse(Reason.NO_INPUT) if isinstance(decision, AskPin) else decision
 
     async def _answer_in_turn(
-        self, tenant: TenantView, keyed: Keyed, call: CallKey, request_id: str | None
+        self,
+        tenant: TenantView,
+        keyed: Keyed,
+        call: CallKey,
+        undecided: Undecided,
+        request_id: str | None,
     ) -> Decision:
         call_sid = call.call_sid.encode()
         known = self._progress.get(tenant.tenant_no, call_sid, call.virtual_number, call.caller)
         progress = await self._unknown_calls.progress_of(tenant.cell, call) if known is None else known
         entry = entry_of(progress, keyed.digits, keyed.hop)
         counted_at_us = self._clock.now_us()
-        decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
+        decision = self._decide_counted(tenant, call, entry, progress, undecided, counted_at_us)
         if decision.outcome is not None:
             decision, progress = await self._record(
                 tenant, keyed, call, decision.outcome, progress, request_id
@@ -270,12 +289,26 @@ class CallAnswering:
         return decision
 
     def _decide_counted(
-        self, tenant: TenantView, call: CallKey, entry: Entry, progress: Progress, now_us: int
+        self,
+        tenant: TenantView,
+        call: CallKey,
+        entry: Entry,
+        progress: Progress,
+        undecided: Undecided,
+        now_us: int,
     ) -> Decision:
         """Decide with the windows of wrong PINs; an entry is counted as wrong until it proves otherwise."""
         exceeded = self._throttle.exceeded(
             tenant.id, tenant.settings, call.virtual_number, call.caller, now_us
         )
+        if (
+            undecided.if_new is not None
+            and progress == NEW_CALL
+            and isinstance(entry, NoEntry)
+            and exceeded == NOT_EXCEEDED
+        ):
+            # There is nothing that it was not decided by when the hop came.
+            return undecided.if_new
         counted: PinFailed | None = None
         if isinstance(entry, PinEntry):
             name = outcomes.entry_name(call, entry.digest)

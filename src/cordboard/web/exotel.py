@@ -25,7 +25,7 @@ from cordboard.routing.progress import Hop, clean_digits
 from cordboard.storage.calls import CallType
 from cordboard.storage.facts import Insights
 from cordboard.storage.spool import SpoolFull, SpoolUnusable
-from cordboard.switchboard.answering import Caller, EndReport, Keyed
+from cordboard.switchboard.answering import UNDECIDED, Caller, EndReport, Keyed, Undecided
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.telemetry import Fault
@@ -128,14 +128,15 @@ class Exotel:
             names_version = "Exotel-Version" in request.headers
             asked = _Asked(applet, tenant, query, raw_query, names_version, request_id, started_s)
             caller: Caller | None = None
+            reply: Reply | Undecided
             try:
                 caller = self._caller(tenant, query)
                 reply = self._at_once(asked, caller)
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
                 reply = self._finished(asked, caller, *self._bug(asked, error))
-            if reply is None:
+            if isinstance(reply, Undecided):
                 assert caller is not None, "who calls is read before anything is waited for"
-                reply = await self._later(asked, caller)
+                reply = await self._later(asked, caller, reply)
             return _sent(reply)
 
         return handle if self._tracing is None else self._tracing.traced_async("hop", handle)
@@ -160,17 +161,19 @@ class Exotel:
         asked = _Asked(_APPLETS[applet], tenant, query, raw_query, names_version, request_id, started_s)
         caller = self._caller(tenant, query)
         reply = self._at_once(asked, caller)
-        return self._wire_later(asked, caller) if reply is None else reply.wire(request_id)
+        if isinstance(reply, Undecided):
+            return self._wire_later(asked, caller, reply)
+        return reply.wire(request_id)
 
-    async def _wire_later(self, asked: _Asked, caller: Caller) -> bytes:
-        return (await self._later(asked, caller)).wire(asked.request_id)
+    async def _wire_later(self, asked: _Asked, caller: Caller, undecided: Undecided) -> bytes:
+        return (await self._later(asked, caller, undecided)).wire(asked.request_id)
 
-    def _at_once(self, asked: _Asked, caller: Caller) -> Reply | None:
-        """The reply to a hop that needs nothing but the board; None for `_later` to give."""
+    def _at_once(self, asked: _Asked, caller: Caller) -> Reply | Undecided:
+        """The reply to a hop that needs nothing but the board; of any other, what `_later` goes on with."""
         applet, tenant, query, _, _, request_id, _ = asked
         if applet is _PASSTHRU and query.get("CallType", "") in _ENDS:
-            return None
-        decision: Decision | None
+            return UNDECIDED
+        decision: Decision | Undecided
         if query.get("Direction", "incoming") not in _INCOMING:
             decision = Refuse(Reason.DIRECTION)
         else:
@@ -181,15 +184,15 @@ class Exotel:
                 applet=_WORDS[applet],
                 request_id=request_id,
             )
-            if decision is None:
-                return None
+            if isinstance(decision, Undecided):
+                return decision
         return self._finished(asked, caller, _render(asked, decision), _said(decision))
 
-    async def _later(self, asked: _Asked, caller: Caller) -> Reply:
+    async def _later(self, asked: _Asked, caller: Caller, undecided: Undecided) -> Reply:
         """The reply to a hop that has to wait for what is recorded of its call."""
         try:
             async with asyncio.timeout(self._timeout_s):
-                reply, said = await self._respond(asked, caller)
+                reply, said = await self._respond(asked, caller, undecided)
         except (SpoolFull, SpoolUnusable, TimeoutError) as away:
             reply, said = self._fault(asked, _fault_of(away))
         except Exception as error:  # As above: it must end in a refusal.
@@ -226,7 +229,7 @@ class Exotel:
         secret = credentials[1]
         return tenant if tenant.accepts_applet_key(secret) or tenant.accepts_api_token(secret) else None
 
-    async def _respond(self, asked: _Asked, caller: Caller) -> tuple[Reply, _Said]:
+    async def _respond(self, asked: _Asked, caller: Caller, undecided: Undecided) -> tuple[Reply, _Said]:
         applet, tenant, query, raw_query, _, request_id, _ = asked
         if applet is _PASSTHRU and (call_type := _ENDS.get(query.get("CallType", ""))) is not None:
             await self._record_end(tenant, query, caller, call_type, raw_query, request_id)
@@ -235,6 +238,7 @@ class Exotel:
             tenant,
             caller,
             _keyed(applet, query),
+            undecided,
             is_recorded=applet is not _GREETING,
             applet=_WORDS[applet],
             request_id=request_id,
