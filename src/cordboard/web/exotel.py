@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final, NamedTuple, assert_never, cast
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -77,7 +77,9 @@ _log = structlog.get_logger(__name__)
 Query = dict[str, str]
 
 
-class Applet(Enum):
+class Applet(StrEnum):
+    """A text, because Python takes long for the `value` and the hash of any other member."""
+
     PASSTHRU = "passthru"
     GATHER = "gather"
     CONNECT = "connect"
@@ -181,7 +183,7 @@ class Exotel:
                 tenant,
                 caller,
                 is_recorded=applet is not _GREETING,
-                applet=_WORDS[applet],
+                applet=applet,
                 request_id=request_id,
             )
             if isinstance(decision, Undecided):
@@ -202,7 +204,7 @@ class Exotel:
     def _finished(self, asked: _Asked, caller: Caller | None, reply: Reply, said: _Said) -> Reply:
         """Count the hop and have the log tell of it."""
         applet, started_s = asked.applet, asked.started_s
-        self._switchboard.metrics.request_seconds.observe(_WORDS[applet], time.perf_counter() - started_s)
+        self._switchboard.metrics.request_seconds.observe(applet, time.perf_counter() - started_s)
         if self._hops is not None or self._tracing is not None:
             self._tell(said, applet, asked.request_id, asked.tenant, caller, started_s)
         return reply
@@ -240,7 +242,7 @@ class Exotel:
             _keyed(applet, query),
             undecided,
             is_recorded=applet is not _GREETING,
-            applet=_WORDS[applet],
+            applet=applet,
             request_id=request_id,
         )
         return _render(asked, decision), _said(decision)
@@ -268,7 +270,7 @@ class Exotel:
                     "request_id": request_id,
                     "tenant": tenant_id,
                     "call_sid": call_sid,
-                    "applet": _WORDS[applet],
+                    "applet": applet,
                     "decision": decision,
                     "reason": reason,
                 }
@@ -280,7 +282,7 @@ class Exotel:
                 request_id,
                 tenant_id,
                 call_sid,
-                _WORDS[applet],
+                applet,
                 decision,
                 reason,
                 virtual_number,
@@ -335,7 +337,7 @@ class Exotel:
     def _bug(self, asked: _Asked, error: Exception) -> tuple[Reply, _Said]:
         _log.exception(
             "applet.fault",
-            applet=_WORDS[asked.applet],
+            applet=asked.applet,
             error=type(error).__name__,
             request_id=asked.request_id,
         )
@@ -389,11 +391,11 @@ class _Said(NamedTuple):
 def _said(decision: Decision) -> _Said:
     match decision:
         case Connect(matched=matched):
-            return _Said("connect", matched.value)
+            return _Said("connect", matched._value_)
         case AskPin(last_entry=last_entry):
-            return _Said("ask_pin", last_entry.value)
+            return _Said("ask_pin", last_entry._value_)
         case Refuse(reason=reason):
-            return _Said("refuse", reason.value)
+            return _Said("refuse", reason._value_)
         case unmatched:
             assert_never(unmatched)
 
@@ -404,8 +406,7 @@ _NOBODY: Final = Caller(None, None, None)
 # Named once: Python 3.11 takes longer for `Applet.GREETING` than for a comparison.
 _GREETING: Final = Applet.GREETING
 _PASSTHRU: Final = Applet.PASSTHRU
-_WORDS: Final = {applet: applet.value for applet in Applet}
-_APPLETS: Final = {word: applet for applet, word in _WORDS.items()}
+_APPLETS: Final = {applet.value: applet for applet in Applet}
 _INCOMING: Final = frozenset({"incoming", ""})
 _ENDS: Final = {call_type.value: call_type for call_type in CallType}
 
@@ -539,10 +540,10 @@ def _render(asked: _Asked, decision: Decision) -> Reply:
     match asked.applet:
         case Applet.PASSTHRU:
             return _render_passthru(decision, is_switch="switch" in asked.query)
-        case Applet.GATHER:
-            return _render_gather(decision, asked.tenant)
         case Applet.CONNECT:
             return _render_connect(decision, is_programmable=asked.names_version)
+        case Applet.GATHER:
+            return _render_gather(decision, asked.tenant)
         case Applet.GREETING:
             return _render_greeting(decision, asked.tenant)
         case unmatched:

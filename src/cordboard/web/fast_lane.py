@@ -17,6 +17,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
 
 import structlog
@@ -25,18 +26,20 @@ from aiohttp import web
 from cordboard.web.request_ids import Trusts
 
 # Printable ASCII without the blank and `#`; a longer query, more headers or a body are aiohttp's to judge.
-_PLAIN: Final = re.compile(
+_PLAIN_LINE: Final = re.compile(
     rb"GET /v1/tenants/([a-z0-9][a-z0-9_-]{0,62})/exotel/(passthru|gather|connect|greeting)"
     rb"\?([!\"$-~]{1,8000}) HTTP/1\.1\r\n"
-    rb"(?:[A-Za-z][A-Za-z-]{0,63}: [ -~]{0,1000}\r\n){1,32}\r\n"
 )
+_PLAIN_HEADERS: Final = re.compile(rb"(?:[A-Za-z][A-Za-z-]{0,63}: [ -~]{0,1000}\r\n){1,32}\r\n")
 # Headers that change what a request is or how it is answered.
 _MEANINGFUL: Final = re.compile(
-    rb"\n(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
-    re.IGNORECASE,
+    rb"^(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
+    re.IGNORECASE | re.MULTILINE,
 )
-_VERSION: Final = re.compile(rb"\nexotel-version:", re.IGNORECASE)
-_REQUEST_ID: Final = re.compile(rb"\nx-request-id: ([!-~]+)\r", re.IGNORECASE)
+_VERSION: Final = re.compile(rb"^exotel-version:", re.IGNORECASE | re.MULTILINE)
+_REQUEST_ID: Final = re.compile(rb"^x-request-id: ([!-~]+)\r", re.IGNORECASE | re.MULTILINE)
+# A platform sends the same with every hop, some 100 bytes; 100 times the longest are 3 MB.
+HEADERS_REMEMBERED: Final = 100
 _HEAD_ENDS: Final = b"\r\n\r\n"
 _HAS_BODY: Final = re.compile(rb"\n(?:content-length|transfer-encoding)", re.IGNORECASE)
 
@@ -51,6 +54,13 @@ class PlainHop(NamedTuple):
     names_version: bool
     # What a trusted proxy calls the request.
     given_id: str | None
+
+
+class _PlainHeaders(NamedTuple):
+    """What they say that matters to a hop."""
+
+    names_version: bool
+    request_id: str | None
 
 
 AnswerPlain = Callable[[PlainHop], bytes | Coroutine[Any, Any, bytes] | None]
@@ -198,20 +208,16 @@ class FastLane(asyncio.Protocol):
             http.data_received(data)
 
     def _plain_hop(self, data: bytes) -> PlainHop | None:
-        plain = _PLAIN.fullmatch(data)
-        if plain is None:
+        line = _PLAIN_LINE.match(data)
+        if line is None:
             return None
-        headers_at = plain.end(3)
-        if _MEANINGFUL.search(data, headers_at) is not None:
+        headers = _plain_headers(data[line.end() :])
+        if headers is None:
             return None
-        given = _REQUEST_ID.search(data, headers_at) if self.is_trusted else None
-        tenant_id, applet, raw_query = plain.groups()
+        tenant_id, applet, raw_query = line.groups()
+        given_id = headers.request_id if self.is_trusted else None
         return PlainHop(
-            tenant_id.decode(),
-            applet.decode(),
-            raw_query.decode(),
-            _VERSION.search(data, headers_at) is not None,
-            given and given[1].decode(),
+            tenant_id.decode(), applet.decode(), raw_query.decode(), headers.names_version, given_id
         )
 
     async def _answer(self, coming: Coroutine[Any, Any, bytes]) -> None:
@@ -325,6 +331,15 @@ class FastLane(asyncio.Protocol):
             self._transport.close()
         else:
             self._timer = self._loop.call_later(rest_s, self._close_if_idle)
+
+
+@lru_cache(maxsize=HEADERS_REMEMBERED)
+def _plain_headers(lines: bytes) -> _PlainHeaders | None:
+    """Of header lines with the blank one that ends them, and nothing behind it; None if they mean more."""
+    if _PLAIN_HEADERS.fullmatch(lines) is None or _MEANINGFUL.search(lines) is not None:
+        return None
+    request_id = _REQUEST_ID.search(lines)
+    return _PlainHeaders(_VERSION.search(lines) is not None, request_id and request_id[1].decode())
 
 
 @web.middleware
