@@ -54,11 +54,12 @@ SECONDS_DIGITS_MAX: Final = 100
 # A flow with a wrong key shows in the log at once; whoever knocks at random gets 25 MB a day of it at most.
 STRANGERS_TOLD_PER_MINUTE: Final = 60
 
-# Of the 15 to 40 parameters of a request; one search for these takes half as long as splitting
-# them all, as long as it begins with a character to look for.
-_PARAMETER: Final = re.compile(
-    r"&(Call(?:Sid|From|To|Type)|D(?:irection|ial(?:CallStatus|WhomNumber|CallDuration))"
-    r"|From|To|digits|key|switch|StartTime|RecordingUrl)=([^&]*)"
+# Of the 15 to 40 parameters of a request; one search for those that every hop is decided by takes half as
+# long as splitting them all, as long as it begins with a character to look for. The others are looked for by
+# whom they matter to.
+_PARAMETER: Final = re.compile(r"&(Call(?:Sid|From|To|Type)|Direction|digits|key|switch)=([^&]*)")
+_FURTHER_PARAMETER: Final = re.compile(
+    r"&(Dial(?:CallStatus|WhomNumber|CallDuration)|From|To|StartTime|RecordingUrl)=([^&]*)"
 )
 _IGNORES_DIGITS: Final = "digits=ignore"
 
@@ -95,6 +96,7 @@ class Exotel:
         """`hops` is told of every hop, if somebody wants to know; so is `tracing`."""
         self._switchboard = switchboard
         self._answering = switchboard.answering
+        self._request_seconds = switchboard.metrics.request_seconds
         self._timeout_s = switchboard.settings.answer_timeout_s
         self._hops = hops
         self._tracing = tracing
@@ -125,14 +127,15 @@ class Exotel:
             tenant = self._authenticate(request, query)
             if tenant is None:
                 if self._may_tell_of_stranger():
-                    self._tell(_Said("unauthorized"), applet, request_id, None, None, started_s)
+                    seconds = time.perf_counter() - started_s
+                    self._tell(_Said("unauthorized"), applet, request_id, None, None, seconds)
                 return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
             names_version = "Exotel-Version" in request.headers
             asked = _Asked(applet, tenant, query, raw_query, names_version, request_id, started_s)
             caller: Caller | None = None
             reply: Reply | Undecided
             try:
-                caller = self._caller(tenant, query)
+                caller = self._caller(tenant, query, raw_query)
                 reply = self._at_once(asked, caller)
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
                 reply = self._finished(asked, caller, *self._bug(asked, error))
@@ -161,7 +164,7 @@ class Exotel:
             return None
         request_id = (given_id and given_request_id(given_id)) or new_request_id()
         asked = _Asked(_APPLETS[applet], tenant, query, raw_query, names_version, request_id, started_s)
-        caller = self._caller(tenant, query)
+        caller = self._caller(tenant, query, raw_query)
         reply = self._at_once(asked, caller)
         if isinstance(reply, Undecided):
             return self._wire_later(asked, caller, reply)
@@ -203,10 +206,11 @@ class Exotel:
 
     def _finished(self, asked: _Asked, caller: Caller | None, reply: Reply, said: _Said) -> Reply:
         """Count the hop and have the log tell of it."""
-        applet, started_s = asked.applet, asked.started_s
-        self._switchboard.metrics.request_seconds.observe(applet, time.perf_counter() - started_s)
+        applet, tenant, _, _, _, request_id, started_s = asked
+        seconds = time.perf_counter() - started_s
+        self._request_seconds.observe(applet, seconds)
         if self._hops is not None or self._tracing is not None:
-            self._tell(said, applet, asked.request_id, asked.tenant, caller, started_s)
+            self._tell(said, applet, request_id, tenant, caller, seconds)
         return reply
 
     def _may_tell_of_stranger(self) -> bool:
@@ -239,7 +243,7 @@ class Exotel:
         decision = await self._answering.answer(
             tenant,
             caller,
-            _keyed(applet, query),
+            _keyed(applet, query, raw_query),
             undecided,
             is_recorded=applet is not _GREETING,
             applet=applet,
@@ -254,14 +258,13 @@ class Exotel:
         request_id: str,
         tenant: TenantView | None,
         caller: Caller | None,
-        started_s: float,
+        seconds: float,
     ) -> None:
         """A line of the log, and what its span says.
 
         `caller` is None where nobody got as far as reading who it is.
         """
         call_sid, virtual_number, number = caller or _NOBODY
-        seconds = time.perf_counter() - started_s
         tenant_id = None if tenant is None else tenant.id
         decision, reason = said
         if self._tracing is not None:
@@ -291,7 +294,7 @@ class Exotel:
             )
         )
 
-    def _caller(self, tenant: TenantView, query: Query) -> Caller:
+    def _caller(self, tenant: TenantView, query: Query, raw_query: str) -> Caller:
         country = tenant.settings.country
         call_sid: str | None = _text(query, "CallSid")
         if not call_sid or not _CALL_SID.fullmatch(call_sid):
@@ -301,8 +304,9 @@ class Exotel:
             return Caller(call_sid, parse_number(called, country), parse_number(calling, country))
         if call_sid and (way_in := self._answering.way_in(tenant, call_sid)) is not None:
             return Caller(call_sid, *way_in)
-        calling = calling or _text(query, "From")
-        return Caller(call_sid, parse_number(_text(query, "To"), country), parse_number(calling, country))
+        further = _further(raw_query)
+        calling = calling or _text(further, "From")
+        return Caller(call_sid, parse_number(_text(further, "To"), country), parse_number(calling, country))
 
     async def _record_end(
         self,
@@ -315,7 +319,7 @@ class Exotel:
     ) -> None:
         if caller.call_sid is None or query.get("Direction", "incoming") not in _INCOMING:
             return
-        parameters = parse_qsl(raw_query)
+        further, parameters = _further(raw_query), parse_qsl(raw_query)
         await self._answering.end(
             tenant,
             EndReport(
@@ -323,12 +327,12 @@ class Exotel:
                 virtual_number=caller.virtual_number,
                 caller=caller.number,
                 call_type=call_type,
-                dial_call_status=_text_or_none(query, "DialCallStatus"),
-                dialled=parse_number(_text(query, "DialWhomNumber"), tenant.settings.country),
-                dial_call_duration_s=_seconds(_text(query, "DialCallDuration")),
+                dial_call_status=_text_or_none(further, "DialCallStatus"),
+                dialled=parse_number(_text(further, "DialWhomNumber"), tenant.settings.country),
+                dial_call_duration_s=_seconds(_text(further, "DialCallDuration")),
                 on_call_duration_s=_conversation_s(parameters),
-                recording_url=_text_or_none(query, "RecordingUrl"),
-                start_time=_text_or_none(query, "StartTime"),
+                recording_url=_text_or_none(further, "RecordingUrl"),
+                start_time=_text_or_none(further, "StartTime"),
                 insights=_insights(parameters),
                 request_id=request_id,
             ),
@@ -456,7 +460,7 @@ _OPERATIONS: Final = {
 
 
 def read_query(raw_query: str) -> Query:
-    """The last value of each parameter that means anything here, still encoded.
+    """The last value of each parameter that every hop is decided by, still encoded.
 
     The platform appends its own parameters to a configured URL, so its `digits` would hide a
     configured `digits=ignore`; that pair is kept under a name of its own.
@@ -465,6 +469,11 @@ def read_query(raw_query: str) -> Query:
     if raw_query.startswith(_IGNORES_DIGITS) or f"&{_IGNORES_DIGITS}" in raw_query:
         query[_IGNORES_DIGITS] = ""
     return query
+
+
+def _further(raw_query: str) -> Query:
+    """Likewise of the other parameters that mean anything here."""
+    return dict(_FURTHER_PARAMETER.findall("&" + raw_query))
 
 
 def _text(query: Query, name: str) -> str:
@@ -480,12 +489,11 @@ def _text_or_none(query: Query, name: str) -> str | None:
     return value
 
 
-def _keyed(applet: Applet, query: Query) -> Keyed:
-    return Keyed(
-        Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet],
-        clean_digits(_UNPRINTABLE.sub("", _text(query, "digits")))[:DIGITS_MAX],
-        _text_or_none(query, "StartTime"),
-    )
+def _keyed(applet: Applet, query: Query, raw_query: str) -> Keyed:
+    hop = Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet]
+    digits = clean_digits(_UNPRINTABLE.sub("", _text(query, "digits")))[:DIGITS_MAX]
+    # Only the record of an entry has it.
+    return Keyed(hop, digits, _text_or_none(_further(raw_query), "StartTime") if digits else None)
 
 
 def _seconds(text: str) -> int:
