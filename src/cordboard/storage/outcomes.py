@@ -15,6 +15,7 @@ from cordboard.clock import to_datetime, to_instant_us
 from cordboard.routing.allocate import Standing, side_key
 from cordboard.routing.changes import AllocationStands, Change, PinFailed
 from cordboard.routing.model import (
+    NEW_CALL,
     Admission,
     AllocationId,
     LastEntry,
@@ -268,6 +269,9 @@ async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey
             tried=frozenset(tried[call]),
             admission=admissions.get(call),
         )
+        # Of nearly all calls that a node asks about nothing is on record.
+        if call in tried
+        else NEW_CALL
         for call in in_order
     }
 
