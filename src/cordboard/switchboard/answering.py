@@ -307,7 +307,7 @@ class CallAnswering:
             and isinstance(entry, NoEntry)
             and exceeded == NOT_EXCEEDED
         ):
-            # There is nothing that it was not decided by when the hop came.
+            # Nothing has come to light that it was not decided by.
             return undecided.if_new
         counted: PinFailed | None = None
         if isinstance(entry, PinEntry):

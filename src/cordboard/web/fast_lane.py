@@ -41,8 +41,9 @@ _MEANINGFUL: Final = re.compile(
 )
 _VERSION: Final = re.compile(rb"^exotel-version:", re.IGNORECASE | re.MULTILINE)
 _REQUEST_ID: Final = re.compile(rb"^x-request-id: ([!-~]+)\r", re.IGNORECASE | re.MULTILINE)
-# A platform sends the same with every hop, some 100 bytes; 100 times the longest are 3 MB.
+# A platform sends the same with every hop, some 100 bytes; 100 times the longest are 400 kB.
 HEADERS_REMEMBERED: Final = 100
+HEADERS_BYTES_MAX: Final = 4_000
 _HEAD_ENDS: Final = b"\r\n\r\n"
 _HAS_BODY: Final = re.compile(rb"\n(?:content-length|transfer-encoding)", re.IGNORECASE)
 
@@ -67,7 +68,7 @@ class _PlainHeaders(NamedTuple):
 
 
 AnswerPlain = Callable[[PlainHop], bytes | Coroutine[Any, Any, bytes] | None]
-"""The bytes of the reply, or what returns them later and raises nothing; None leaves the hop to aiohttp."""
+"""The bytes of the reply, or what returns them later; None leaves the hop to aiohttp."""
 
 _log = structlog.get_logger(__name__)
 
@@ -213,7 +214,7 @@ class FastLane(asyncio.Protocol):
     def _plain_hop(self, data: bytes) -> PlainHop | None:
         line, _, header_lines = data.partition(_LINE_ENDS)
         path = _PLAIN_PATH.match(line)
-        if path is None:
+        if path is None or len(header_lines) > HEADERS_BYTES_MAX:
             return None
         raw_query = line[path.end() :]
         if not 0 < len(raw_query) <= QUERY_BYTES_MAX or raw_query.translate(None, _QUERY_BYTES):
@@ -228,7 +229,12 @@ class FastLane(asyncio.Protocol):
         )
 
     async def _answer(self, coming: Coroutine[Any, Any, bytes]) -> None:
-        reply = await coming
+        try:
+            reply = await coming
+        except Exception as error:  # A task that fails would take all others with it.
+            _log.error("http.error", error=type(error).__name__)
+            self._transport.abort()
+            return
         self._is_answering = False
         if self._transport.is_closing():
             return
