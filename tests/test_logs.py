@@ -78,7 +78,7 @@ async def test_a_line_says_what_became_of_a_hop_and_hides_who_it_was() -> None:
         "ms": 0.123,
         "level": "info",
         "logger": "cordboard.calls",
-        "timestamp": "2026-01-01T00:00:00Z",
+        "timestamp": "2026-01-01T00:00:00.000000Z",
     }
     assert {second[key] for key in ("tenant", "call_sid", "reason", "virtual_number", "caller")} == {None}
 
@@ -89,7 +89,7 @@ async def test_people_get_words() -> None:
     async with running(log):
         log.put(HOP)
     text = b"".join(written).decode()
-    assert re.match(r"2026-01-01T00:00:00Z \[info +\] hop +applet=passthru .*caller=…21", text), text
+    assert re.match(r"2026-01-01T00:00:00\.000000Z \[info +\] hop +applet=passthru .*caller=…21", text), text
     assert "91980" not in text
 
 

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from threading import Lock, RLock
 from typing import Any, Final, NamedTuple, TextIO, assert_never
 
@@ -32,6 +33,7 @@ WORDED_PER_STEP: Final = 64
 # What came within it is written at once. A person who watches calls does not see it.
 HOP_FLUSH_S: Final = 0.02
 STDERR: Final = 2
+_NEWLINE: Final = orjson.OPT_APPEND_NEWLINE
 # Lines of hops and all others are written by two threads, and a pipe takes 4 kB at a time.
 _STDERR_LOCK: Final = RLock()
 
@@ -134,7 +136,7 @@ def hop_log(settings: Settings, now_us: Callable[[], int], write: Write = write_
 
 
 def _for_machines(hop: HopLine, at_us: int) -> bytes:
-    return orjson.dumps(_fields(hop, at_us), option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z)
+    return orjson.dumps(_fields(hop, at_us), option=_NEWLINE)
 
 
 def _for_people() -> Render:
@@ -142,7 +144,6 @@ def _for_people() -> Render:
 
     def render(hop: HopLine, at_us: int) -> bytes:
         fields = _fields(hop, at_us)
-        fields["timestamp"] = fields["timestamp"].isoformat().replace("+00:00", "Z")
         # A terminal has no room for what says nothing.
         said = {key: value for key, value in fields.items() if value is not None and key != "logger"}
         return f"{renderer(None, 'info', said)}\n".encode()
@@ -151,23 +152,33 @@ def _for_people() -> Render:
 
 
 def _fields(hop: HopLine, at_us: int) -> dict[str, Any]:
-    virtual_number, caller = hop.virtual_number, hop.caller
+    request_id, tenant_id, call_sid, applet, decision, reason, virtual_number, caller, seconds = hop
     return {
         "event": "hop",
-        "request_id": hop.request_id,
-        "tenant": hop.tenant_id,
-        "call_sid": hop.call_sid,
-        "applet": hop.applet,
-        "decision": hop.decision,
-        "reason": hop.reason,
+        "request_id": request_id,
+        "tenant": tenant_id,
+        "call_sid": call_sid,
+        "applet": applet,
+        "decision": decision,
+        "reason": reason,
         # Masked: orjson would print the integers that they are.
-        "virtual_number": None if virtual_number is None else str(virtual_number),
-        "caller": None if caller is None else str(caller),
-        "ms": round(hop.seconds * 1_000, 3),
+        "virtual_number": None if virtual_number is None else _MASKED[virtual_number % 100],
+        "caller": None if caller is None else _MASKED[caller % 100],
+        # `round` takes four times as long.
+        "ms": int(seconds * 1_000_000) / 1_000,
         "level": "info",
         "logger": "cordboard.calls",
-        "timestamp": datetime.fromtimestamp(at_us / 1e6, UTC),
+        "timestamp": f"{_second_text(at_us // 1_000_000)}.{at_us % 1_000_000:06}Z",
     }
+
+
+# What a number prints as, by its last two digits: to ask each one takes as long as all else on its line.
+_MASKED: Final = tuple(str(E164(last_digits)) for last_digits in range(100))
+
+
+@lru_cache(maxsize=2)
+def _second_text(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 # ── everything else ──────────────────────────────────────────────────────────

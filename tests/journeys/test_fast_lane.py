@@ -18,8 +18,10 @@ from .world import PIN, Tenant, a_person, national
 TO_AIOHTTP = "Connection: close\r\n"
 
 
-def plain(tenant: Tenant, more_headers: str | None = None, **changed: str | None) -> bytes:
-    """A passthru hop as a platform sends it; `changed` parameters of None are left out."""
+def plain(
+    tenant: Tenant, more_headers: str | None = None, applet: str = "passthru", /, **changed: str | None
+) -> bytes:
+    """A hop as a platform sends it; `changed` parameters of None are left out."""
     query: dict[str, str | None] = {
         "key": tenant.credentials.applet_key,
         "CallSid": random_call_sid(),
@@ -31,7 +33,7 @@ def plain(tenant: Tenant, more_headers: str | None = None, **changed: str | None
     }
     sent = urlencode({name: value for name, value in query.items() if value is not None})
     return (
-        f"GET /v1/tenants/{tenant.id}/exotel/passthru?{sent} HTTP/1.1\r\n"
+        f"GET /v1/tenants/{tenant.id}/exotel/{applet}?{sent} HTTP/1.1\r\n"
         f"Host: cordboard\r\nUser-Agent: a platform\r\nConnection: keep-alive\r\n{more_headers or ''}\r\n"
     ).encode()
 
@@ -125,6 +127,46 @@ async def test_both_ways_answer_alike(
             replies.writer.write(send(plain(tenant, None, **{**caller, **changed})))
             answers.append(await replies.next_whole())
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("headers", ["", "Exotel-Version: 1.0\r\n", "exotel-version: 1.0\r\n"], ids=str)
+@pytest.mark.parametrize("digits", [None, "4821", PIN])
+@pytest.mark.parametrize("is_listed", [True, False], ids=["listed", "stranger"])
+@pytest.mark.parametrize("applet", ["connect", "gather", "greeting"])
+async def test_both_ways_of_every_applet_answer_alike(
+    tenant: Tenant, applet: str, is_listed: bool, digits: str | None, headers: str
+) -> None:
+    courier, customer = a_person(), a_person()
+    await tenant.allocate([courier], [customer])
+    answers = []
+    for send in (bytes, by_aiohttp):
+        caller = courier if is_listed else a_person()
+        async with connected(tenant) as replies:
+            hop = plain(tenant, headers, applet, CallFrom=national(caller), digits=digits)
+            replies.writer.write(send(hop))
+            answers.append(await replies.next_whole())
+    assert answers[0] == answers[1]
+
+
+async def test_a_hop_sent_before_the_reply_to_another_is_answered_behind_it(tenant: Tenant) -> None:
+    courier = a_person()
+    await tenant.allocate([courier], [a_person()])
+    # Strangers wait for what is on record of their call, and a courier for nothing.
+    stranger, listed = plain(tenant), plain(tenant, CallFrom=national(courier))
+    async with connected(tenant) as replies:
+        for hop in (stranger, listed, stranger[:40], stranger[40:], listed):
+            replies.writer.write(hop)
+            await replies.writer.drain()
+        answers = [await replies.next() for _ in range(4)]
+    assert [status for status, _ in answers] == [302, 200, 302, 200]
+
+
+async def test_a_client_that_leaves_before_its_reply_harms_nobody(tenant: Tenant) -> None:
+    async with connected(tenant) as leaving:
+        leaving.writer.write(plain(tenant))
+        await leaving.writer.drain()
+    async with connected(tenant) as replies:
+        assert await replies.ask(plain(tenant)) == (302, '{"select":"reject"}')
 
 
 async def test_a_connection_serves_plain_hops_and_all_others_in_turn(tenant: Tenant) -> None:

@@ -422,3 +422,10 @@ async def test_each_failure_is_told_to_all_nodes_once_and_nothing_else_is(office
     await office.record(wrong)
     name = outcomes.entry_name(wrong.call, digest_of("7"))
     assert await office.told_since(length) == [PinFailed(office.tenant.id, office.vn, CAT, name, NOW_US)]
+
+
+def test_entries_of_two_callers_have_two_names_though_they_end_alike() -> None:
+    caller = E164(919800000021)
+    calls = [CallKey("acme1m", "sid", E164(918000000010), number) for number in (caller, E164(caller + 100))]
+    calls.append(calls[0]._replace(virtual_number=E164(918000000110)))
+    assert len({outcomes.entry_name(call, digest_of("1")) for call in calls}) == len(calls)

@@ -64,7 +64,7 @@ from cordboard.storage.embedded import EmbeddedPostgres
 from cordboard.storage.feed import Position
 from cordboard.storage.provisioning import NewVirtualNumber
 from cordboard.switchboard.allocating import Changed
-from cordboard.switchboard.answering import Caller, Keyed
+from cordboard.switchboard.answering import Caller, Keyed, Undecided
 from cordboard.switchboard.second_wishes import SecondRevision, SecondWish
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import (
@@ -904,8 +904,8 @@ class Story(RuleBasedStateMachine):
     async def _answer(self, caller: Caller, keyed: Keyed) -> Decision:
         answering, tenant = self.stage.switchboard.answering, self._tenant()
         decision = answering.answer_at_once(tenant, caller, is_recorded=True)
-        if decision is None:
-            decision = await answering.answer(tenant, caller, keyed, is_recorded=True)
+        if isinstance(decision, Undecided):
+            decision = await answering.answer(tenant, caller, keyed, decision, is_recorded=True)
             # On a busy machine a join may take longer than an answer waits for it.
             await self._catch_up()
         return decision

@@ -62,7 +62,7 @@ async def test_a_board_that_cannot_be_read_refuses(
             assert (reply.status, await reply.text()) == (status, body)
     faults = [line for line in logs if line["event"] == "applet.fault"]
     # The fast lane tells of its own, and hands the request on.
-    assert len(faults) == (2 if applet == "passthru" else 1)
+    assert len(faults) == 2
     assert CUSTOMER[3:] not in str(logs)
     counted = broken_shop.switchboard.metrics.faults.labels("bug")._value.get()
     assert counted == 1

@@ -15,6 +15,7 @@ from cordboard.clock import to_datetime, to_instant_us
 from cordboard.routing.allocate import Standing, side_key
 from cordboard.routing.changes import AllocationStands, Change, PinFailed
 from cordboard.routing.model import (
+    NEW_CALL,
     Admission,
     AllocationId,
     LastEntry,
@@ -303,13 +304,18 @@ def progress_by_call(calls: Iterable[CallKey], rows: Iterable[asyncpg.Record]) -
             tried=frozenset(tried[call]),
             admission=admissions.get(call),
         )
+        # Of nearly all calls that a node asks about nothing is on record.
+        if call in tried
+        else NEW_CALL
         for call in calls
     }
 
 
 def entry_name(call: CallKey, digest: bytes) -> bytes:
     """Names one entry of one call among all entries there are."""
-    where = f"{call.tenant_id}\0{call.virtual_number:d}\0{call.caller or WITHHELD:d}\0{call.call_sid}\0"
+    # Whole numbers: an E164 formats itself masked.
+    virtual_number, caller = int(call.virtual_number), int(call.caller or WITHHELD)
+    where = f"{call.tenant_id}\0{virtual_number}\0{caller}\0{call.call_sid}\0"
     return blake2b(where.encode() + digest, digest_size=16).digest()
 
 

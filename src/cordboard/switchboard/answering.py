@@ -36,22 +36,22 @@ from cordboard.routing.numbers import E164, Pin
 from cordboard.routing.progress import Hop, after, entry_of, with_outcome
 from cordboard.storage import outcomes
 from cordboard.storage.calls import NO_APPLET, CallRow, CallType, NewEnd, decision_text
-from cordboard.storage.database import Database, DatabaseAway
+from cordboard.storage.database import Database
 from cordboard.storage.facts import Insights
 from cordboard.storage.feed import Position
 from cordboard.storage.outcomes import CallKey, NewOutcome
+from cordboard.switchboard.progress_writing import ProgressWriting
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.source import BoardSource
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.throttle import Throttle
+from cordboard.switchboard.unknown_calls import UnknownCalls
 from cordboard.tables.board import BoardTables
-from cordboard.tables.progress import ProgressTables, WayIn
+from cordboard.tables.progress import ProgressRow, ProgressTables, WayIn
 from cordboard.telemetry import Metrics, PinOutcome
 from cordboard.tracing import Tracing
 
-# A call that this node does not know may be known to another: one look, and no caller waits for it.
-LOOKUP_TIMEOUT_S: Final = 0.2
 # A new member's next call should find it on the board; its present one does not need that.
 JOIN_WAIT_S: Final = 0.2
 # Ways in of calls that a greeting may ask for by CallSid: two generations of these, 300 bytes each.
@@ -74,6 +74,13 @@ class Keyed(NamedTuple):
     start_time: str | None = None
 
 
+class Undecided(NamedTuple):
+    """A hop that has to wait for what is known of its call."""
+
+    # What it is told if nothing is, and no digits came; None where this node does know something.
+    if_new: Decision | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class EndReport:
     """How a call ended, as the platform tells it after the dial."""
@@ -92,6 +99,9 @@ class EndReport:
     request_id: str | None = None
 
 
+UNDECIDED: Final = Undecided()
+
+
 class CallAnswering:
     """The shell around `decide`."""
 
@@ -108,9 +118,10 @@ class CallAnswering:
         ring_bell: Callable[[], None],
         tracing: Tracing | None = None,
     ) -> None:
-        self._database = database
+        self._unknown_calls = UnknownCalls(database)
         self._keeper = keeper
         self._progress = progress
+        self._progress_writing = ProgressWriting(progress)
         self._records = records
         self._recording = recording
         self._throttle = throttle
@@ -122,6 +133,10 @@ class CallAnswering:
         self._older_ways_in: dict[tuple[int, str], CallKey] = {}
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
         self._turns: WeakValueDictionary[CallKey, asyncio.Lock] = WeakValueDictionary()
+
+    async def run(self) -> None:
+        """Ask about calls that this node does not know, until cancelled."""
+        await self._unknown_calls.run()
 
     def way_in(self, tenant: TenantView, call_sid: str) -> WayIn | None:
         """The VN and caller that are known under a CallSid."""
@@ -139,9 +154,9 @@ class CallAnswering:
         is_recorded: bool,
         applet: str = NO_APPLET,
         request_id: str | None = None,
-    ) -> Decision | None:
+    ) -> Decision | Undecided:
         """The decision, where nothing has to be waited for and no digits matter: nearly every call is
-        new and connects without a word about PINs. None: `answer` will tell.
+        new and connects without a word about PINs. Else `answer` will tell.
 
         A greeting is not recorded: it only says what another hop will do.
         """
@@ -151,10 +166,10 @@ class CallAnswering:
         if call_sid is None:
             return self._count(self._answer_without_sid(tenant, virtual_number, number))
         if self._progress.get(tenant.tenant_no, call_sid.encode(), virtual_number, number) is not None:
-            return None
+            return Undecided()
         decision = self._decide(tenant, virtual_number, number, NoEntry(), NEW_CALL)
         if not isinstance(decision, Connect):
-            return None
+            return Undecided(decision)
         if is_recorded:
             call = CallKey(tenant.id, call_sid, virtual_number, number)
             self._note(tenant, call, decision, applet, request_id)
@@ -165,23 +180,27 @@ class CallAnswering:
         tenant: TenantView,
         caller: Caller,
         keyed: Keyed,
+        undecided: Undecided = UNDECIDED,
         *,
         is_recorded: bool,
         applet: str = NO_APPLET,
         request_id: str | None = None,
     ) -> Decision:
-        """The decision for one hop; what it verified is durable. Raises SpoolFull, SpoolUnusable."""
+        """The decision for one hop; what it verified is durable. `undecided` is what `answer_at_once` said.
+
+        Raises SpoolFull, SpoolUnusable.
+        """
         call_sid, virtual_number, number = caller
         if call_sid is None or virtual_number is None:
             at_once = self.answer_at_once(tenant, caller, is_recorded=is_recorded)
-            assert at_once is not None, "without a CallSid or a VN nothing is waited for"
+            assert not isinstance(at_once, Undecided), "without a CallSid or a VN nothing is waited for"
             return at_once
         call = CallKey(tenant.id, call_sid, virtual_number, number)
         turn = self._turns.get(call)
         if turn is None:
             turn = self._turns[call] = asyncio.Lock()
         async with turn:
-            decision = await self._answer_in_turn(tenant, keyed, call, request_id)
+            decision = await self._answer_in_turn(tenant, keyed, call, undecided, request_id)
         if is_recorded:
             self._note(tenant, call, decision, applet, request_id)
         return self._count(decision)
@@ -245,39 +264,60 @@ class CallAnswering:
         return Refuse(Reason.NO_INPUT) if isinstance(decision, AskPin) else decision
 
     async def _answer_in_turn(
-        self, tenant: TenantView, keyed: Keyed, call: CallKey, request_id: str | None
+        self,
+        tenant: TenantView,
+        keyed: Keyed,
+        call: CallKey,
+        undecided: Undecided,
+        request_id: str | None,
     ) -> Decision:
         call_sid = call.call_sid.encode()
         known = self._progress.get(tenant.tenant_no, call_sid, call.virtual_number, call.caller)
-        progress = await self._look_up(tenant, call) if known is None else known
+        progress = await self._unknown_calls.progress_of(tenant.cell, call) if known is None else known
         entry = entry_of(progress, keyed.digits, keyed.hop)
         counted_at_us = self._clock.now_us()
-        decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
+        decision = self._decide_counted(tenant, call, entry, progress, undecided, counted_at_us)
         if isinstance(decision, AskPin) and await self._has_joined(tenant, call):
-            decision = self._decide_counted(tenant, call, entry, progress, counted_at_us)
+            decision = self._decide_counted(tenant, call, entry, progress, UNDECIDED, counted_at_us)
         if decision.outcome is not None:
             decision, progress = await self._record(
                 tenant, keyed, call, decision.outcome, progress, request_id
             )
         progress = after(progress, entry, decision, keyed.hop)
         if progress != known:
-            self._progress.put(
-                tenant.tenant_no,
-                call_sid,
-                call.virtual_number,
-                call.caller,
-                progress,
-                self._clock.now_us(),
+            await self._progress_writing.put(
+                ProgressRow(
+                    tenant.tenant_no,
+                    call_sid,
+                    call.virtual_number,
+                    call.caller,
+                    progress,
+                    self._clock.now_us(),
+                )
             )
         return decision
 
     def _decide_counted(
-        self, tenant: TenantView, call: CallKey, entry: Entry, progress: Progress, now_us: int
+        self,
+        tenant: TenantView,
+        call: CallKey,
+        entry: Entry,
+        progress: Progress,
+        undecided: Undecided,
+        now_us: int,
     ) -> Decision:
         """Decide with the windows of wrong PINs; an entry is counted as wrong until it proves otherwise."""
         exceeded = self._throttle.exceeded(
             tenant.id, tenant.settings, call.virtual_number, call.caller, now_us
         )
+        if (
+            undecided.if_new is not None
+            and progress == NEW_CALL
+            and isinstance(entry, NoEntry)
+            and exceeded == NOT_EXCEEDED
+        ):
+            # Nothing has come to light that it was not decided by.
+            return undecided.if_new
         counted: PinFailed | None = None
         if isinstance(entry, PinEntry):
             name = outcomes.entry_name(call, entry.digest)
@@ -350,17 +390,6 @@ class CallAnswering:
         except TimeoutError:
             return False
         return position is not None and await self._keeper.wait_for(position, JOIN_WAIT_S)
-
-    async def _look_up(self, tenant: TenantView, call: CallKey) -> Progress:
-        """What the records say of a call that this node does not know; nothing, if they are slow."""
-        try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                found = await self._database.read(
-                    lambda connection: outcomes.progress_of(connection, tenant.cell, [call])
-                )
-        except (TimeoutError, DatabaseAway):
-            return NEW_CALL
-        return found[call]
 
     def _decide(
         self,

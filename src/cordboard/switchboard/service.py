@@ -49,6 +49,7 @@ class Switchboard:
     async def run(self) -> None:
         """Serve until cancelled; the owner runs the database's watch, the bell and the board."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.answering.run())
             tasks.create_task(self.records.run())
             tasks.create_task(self.recording.run())
             tasks.create_task(self.allocating.run())

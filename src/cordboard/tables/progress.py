@@ -5,6 +5,7 @@ Beside the progress of a call stands its way in: a greeting names a call by its 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
@@ -39,6 +40,18 @@ class WayIn(NamedTuple):
 
     virtual_number: E164
     caller: E164 | None
+
+
+class ProgressRow(NamedTuple):
+    """What a hop leaves behind of its call."""
+
+    tenant_no: int
+    call_sid: bytes
+    virtual_number: E164
+    caller: E164 | None
+    progress: Progress
+    # Of the hop.
+    at_us: int
 
 
 class ProgressTables:
@@ -80,12 +93,17 @@ class ProgressTables:
         progress: Progress,
         now_us: int,
     ) -> None:
-        key = _key(tenant_no, call_sid, virtual_number, caller)
-        way_in = _WAY_IN.pack(now_us, virtual_number, caller or 0)
+        self.put_all([ProgressRow(tenant_no, call_sid, virtual_number, caller, progress, now_us)])
+
+    def put_all(self, rows: Iterable[ProgressRow]) -> None:
+        """All in one transaction. Raises lmdb.Error, and has then written nothing."""
         with self._env.begin(write=True) as txn:
-            txn.put(key, _record(progress, now_us), db=self._calls)
-            txn.put(_way_in_key(tenant_no, call_sid), way_in, db=self._ways_in)
-            txn.put(_AGE.pack(now_us) + key, b"", db=self._ages)
+            for tenant_no, call_sid, virtual_number, caller, progress, now_us in rows:
+                key = _key(tenant_no, call_sid, virtual_number, caller)
+                way_in = _WAY_IN.pack(now_us, virtual_number, caller or 0)
+                txn.put(key, _record(progress, now_us), db=self._calls)
+                txn.put(_way_in_key(tenant_no, call_sid), way_in, db=self._ways_in)
+                txn.put(_AGE.pack(now_us) + key, b"", db=self._ages)
 
     def way_in(self, tenant_no: int, call_sid: bytes) -> WayIn | None:
         """The VN and caller of the latest hop that was kept for this CallSid."""

@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from cordboard.logs import HopLog
+from cordboard.settings import Settings
 from cordboard.switchboard.service import Switchboard
 from cordboard.tracing import Tracing
 from cordboard.web.admin import admin_routes
@@ -119,22 +120,29 @@ async def serving(
     )
     trusts = trusts_of(settings.trusted_proxies)
     # A span is of a task, which the fast lane does without.
-    answer = exotel.passthru_at_once if tracing is None else leave_to_aiohttp
-    connections = Connections(limits, make_aiohttp, answer, trusts)
-    switchboard.metrics.sample(switchboard.metrics.connections, lambda: len(connections.open))
-    listen = partial(asyncio.get_running_loop().create_server, lambda: FastLane(connections), backlog=BACKLOG)
+    answer = exotel.answer_plain if tracing is None else leave_to_aiohttp
     try:
-        if listeners:
-            server = Server([await listen(sock=listener) for listener in listeners], connections)
-        else:
-            server = Server([await listen(settings.host, settings.port, reuse_address=True)], connections)
-        try:
-            yield server
-        finally:
-            server.close()
-            connections.close_idle()
+        async with asyncio.TaskGroup() as waiting:
+            connections = Connections(limits, make_aiohttp, answer, trusts, waiting)
+            switchboard.metrics.sample(switchboard.metrics.connections, lambda: len(connections.open))
+            server = Server(await _listening(settings, connections, listeners), connections)
+            try:
+                yield server
+            finally:
+                server.close()
+                connections.close_idle()
     finally:
         await runner.cleanup()
+
+
+async def _listening(
+    settings: Settings, connections: Connections, listeners: Sequence[socket.socket]
+) -> list[asyncio.Server]:
+    """Raises OSError if the port is taken."""
+    listen = partial(asyncio.get_running_loop().create_server, lambda: FastLane(connections), backlog=BACKLOG)
+    if listeners:
+        return [await listen(sock=listener) for listener in listeners]
+    return [await listen(settings.host, settings.port, reuse_address=True)]
 
 
 def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:

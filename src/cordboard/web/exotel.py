@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Final, NamedTuple, assert_never, cast
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -25,13 +25,14 @@ from cordboard.routing.progress import Hop, clean_digits
 from cordboard.storage.calls import CallType
 from cordboard.storage.facts import Insights
 from cordboard.storage.spool import SpoolFull, SpoolUnusable
-from cordboard.switchboard.answering import Caller, EndReport, Keyed
+from cordboard.switchboard.answering import UNDECIDED, Caller, EndReport, Keyed, Undecided
 from cordboard.switchboard.service import Switchboard
 from cordboard.switchboard.tenants import TenantView
 from cordboard.telemetry import Fault
 from cordboard.tracing import Tracing
 from cordboard.web.auth import TENANT_ID, basic_credentials
 from cordboard.web.documents import AppletQuery, ConnectReply, GatherReply, PassthruQuery
+from cordboard.web.fast_lane import PlainHop
 from cordboard.web.openapi import APPLETS, JSON, OPEN, TEXT, Header, Operation, Route, Said
 from cordboard.web.query import is_storable
 from cordboard.web.reply import Reply
@@ -53,11 +54,12 @@ SECONDS_DIGITS_MAX: Final = 100
 # A flow with a wrong key shows in the log at once; whoever knocks at random gets 25 MB a day of it at most.
 STRANGERS_TOLD_PER_MINUTE: Final = 60
 
-# Of the 15 to 40 parameters of a request; one search for these takes half as long as splitting
-# them all, as long as it begins with a character to look for.
-_PARAMETER: Final = re.compile(
-    r"&(Call(?:Sid|From|To|Type)|D(?:irection|ial(?:CallStatus|WhomNumber|CallDuration))"
-    r"|From|To|digits|key|switch|StartTime|RecordingUrl)=([^&]*)"
+# Of the 15 to 40 parameters of a request; one search for those that every hop is decided by takes half as
+# long as splitting them all, as long as it begins with a character to look for. The others are looked for by
+# whom they matter to.
+_PARAMETER: Final = re.compile(r"&(Call(?:Sid|From|To|Type)|Direction|digits|key|switch)=([^&]*)")
+_FURTHER_PARAMETER: Final = re.compile(
+    r"&(Dial(?:CallStatus|WhomNumber|CallDuration)|From|To|StartTime|RecordingUrl)=([^&]*)"
 )
 _IGNORES_DIGITS: Final = "digits=ignore"
 
@@ -76,7 +78,9 @@ _log = structlog.get_logger(__name__)
 Query = dict[str, str]
 
 
-class Applet(Enum):
+class Applet(StrEnum):
+    """A text, because Python takes long for the `value` and the hash of any other member."""
+
     PASSTHRU = "passthru"
     GATHER = "gather"
     CONNECT = "connect"
@@ -92,6 +96,7 @@ class Exotel:
         """`hops` is told of every hop, if somebody wants to know; so is `tracing`."""
         self._switchboard = switchboard
         self._answering = switchboard.answering
+        self._request_seconds = switchboard.metrics.request_seconds
         self._timeout_s = switchboard.settings.answer_timeout_s
         self._hops = hops
         self._tracing = tracing
@@ -114,67 +119,98 @@ class Exotel:
         return routes
 
     def _handler(self, applet: Applet) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        seconds = self._switchboard.metrics.request_seconds
-        name = applet.value
-
         async def handle(request: web.Request) -> web.StreamResponse:
             started_s = time.perf_counter()
             request_id = request_id_of(request)
-            query = read_query(request.rel_url.raw_query_string)
+            raw_query = request.rel_url.raw_query_string
+            query = read_query(raw_query)
             tenant = self._authenticate(request, query)
             if tenant is None:
                 if self._may_tell_of_stranger():
-                    self._tell(_Said("unauthorized"), name, request_id, None, None, started_s)
+                    seconds = time.perf_counter() - started_s
+                    self._tell(_Said("unauthorized"), applet, request_id, None, None, seconds)
                 return _sent(Reply(b"Unauthorized", TEXT, 401, _CHALLENGE))
+            names_version = "Exotel-Version" in request.headers
+            asked = _Asked(applet, tenant, query, raw_query, names_version, request_id, started_s)
             caller: Caller | None = None
+            reply: Reply | Undecided
             try:
-                caller = self._caller(tenant, query)
-                response, said = await self._respond(applet, tenant, query, caller, request)
-            except (SpoolFull, SpoolUnusable, TimeoutError) as away:
-                response, said = self._fault(applet, tenant, query, _fault_of(away))
+                caller = self._caller(tenant, query, raw_query)
+                reply = self._at_once(asked, caller)
             except Exception as error:  # A bug of ours must end in a refusal, not in the platform's guess.
-                _log.exception("applet.fault", applet=name, error=type(error).__name__, request_id=request_id)
-                response, said = self._fault(applet, tenant, query, Fault.BUG)
-            seconds.observe(name, time.perf_counter() - started_s)
-            self._tell(said, name, request_id, tenant, caller, started_s)
-            return _sent(response)
+                reply = self._finished(asked, caller, *self._bug(asked, error))
+            if isinstance(reply, Undecided):
+                assert caller is not None, "who calls is read before anything is waited for"
+                reply = await self._later(asked, caller, reply)
+            return _sent(reply)
 
         return handle if self._tracing is None else self._tracing.traced_async("hop", handle)
 
-    def passthru_at_once(self, tenant_id: str, raw_query: str, given_id: str | None) -> bytes | None:
-        """The reply to a passthru that needs nothing but the board; None if `routes` must answer it.
-
-        `given_id` is what a trusted proxy calls the request.
-        """
+    def answer_plain(self, plain: PlainHop) -> bytes | Coroutine[Any, Any, bytes] | None:
+        """The whole reply, or what has to be waited for until it is there; None if `routes` must answer."""
         try:
-            return self._passthru_at_once(tenant_id, raw_query, given_id)
+            return self._answer_plain(plain)
         except Exception as error:
             # Raised here it would end the connection; there, what fails again is refused and counted.
-            _log.exception("applet.fault", applet=_PASSTHRU.value, error=type(error).__name__)
+            _log.exception("applet.fault", applet=plain.applet, error=type(error).__name__)
             return None
 
-    def _passthru_at_once(self, tenant_id: str, raw_query: str, given_id: str | None) -> bytes | None:
+    def _answer_plain(self, plain: PlainHop) -> bytes | Coroutine[Any, Any, bytes] | None:
         started_s = time.perf_counter()
+        tenant_id, applet, raw_query, names_version, given_id = plain
         query = read_query(raw_query)
         tenant = self._switchboard.tenants.get(tenant_id)
-        if (
-            tenant is None
-            or not tenant.accepts_applet_key(_text(query, "key"))
-            or query.get("CallType", "") in _ENDS
-            or query.get("Direction", "incoming") not in _INCOMING
-        ):
+        if tenant is None or not tenant.accepts_applet_key(_text(query, "key")):
             return None
         request_id = (given_id and given_request_id(given_id)) or new_request_id()
-        caller = self._caller(tenant, query)
-        decision = self._answering.answer_at_once(
-            tenant, caller, is_recorded=True, applet="passthru", request_id=request_id
-        )
-        if decision is None:
-            return None
-        reply = _render_passthru(decision, is_switch="switch" in query).wire(request_id)
-        self._switchboard.metrics.request_seconds.observe("passthru", time.perf_counter() - started_s)
-        if self._hops is not None:
-            self._tell(_said(decision), "passthru", request_id, tenant, caller, started_s)
+        asked = _Asked(_APPLETS[applet], tenant, query, raw_query, names_version, request_id, started_s)
+        caller = self._caller(tenant, query, raw_query)
+        reply = self._at_once(asked, caller)
+        if isinstance(reply, Undecided):
+            return self._wire_later(asked, caller, reply)
+        return reply.wire(request_id)
+
+    async def _wire_later(self, asked: _Asked, caller: Caller, undecided: Undecided) -> bytes:
+        return (await self._later(asked, caller, undecided)).wire(asked.request_id)
+
+    def _at_once(self, asked: _Asked, caller: Caller) -> Reply | Undecided:
+        """The reply to a hop that needs nothing but the board; of any other, what `_later` goes on with."""
+        applet, tenant, query, _, _, request_id, _ = asked
+        if applet is _PASSTHRU and query.get("CallType", "") in _ENDS:
+            return UNDECIDED
+        decision: Decision | Undecided
+        if query.get("Direction", "incoming") not in _INCOMING:
+            decision = Refuse(Reason.DIRECTION)
+        else:
+            decision = self._answering.answer_at_once(
+                tenant,
+                caller,
+                is_recorded=applet is not _GREETING,
+                applet=applet,
+                request_id=request_id,
+            )
+            if isinstance(decision, Undecided):
+                return decision
+        return self._finished(asked, caller, _render(asked, decision), _said(decision))
+
+    async def _later(self, asked: _Asked, caller: Caller, undecided: Undecided) -> Reply:
+        """The reply to a hop that has to wait for what is recorded of its call."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                reply, said = await self._respond(asked, caller, undecided)
+        except (SpoolFull, SpoolUnusable, TimeoutError) as away:
+            reply, said = self._fault(asked, _fault_of(away))
+        except Exception as error:  # As above: it must end in a refusal.
+            reply, said = self._bug(asked, error)
+        return self._finished(asked, caller, reply, said)
+
+    def _finished(self, asked: _Asked, caller: Caller | None, reply: Reply, said: _Said) -> Reply:
+        """Count the hop and have the log tell of it."""
+        applet, tenant, _, _, _, request_id, started_s = asked
+        seconds = time.perf_counter() - started_s
+        self._request_seconds.observe(applet, seconds)
+        if self._hops is not None or self._tracing is not None:
+            self._tell(said, applet, request_id, tenant, caller, seconds)
         return reply
 
     def _may_tell_of_stranger(self) -> bool:
@@ -199,52 +235,36 @@ class Exotel:
         secret = credentials[1]
         return tenant if tenant.accepts_applet_key(secret) or tenant.accepts_api_token(secret) else None
 
-    async def _respond(
-        self, applet: Applet, tenant: TenantView, query: Query, caller: Caller, request: web.Request
-    ) -> tuple[Reply, _Said]:
-        request_id = request_id_of(request)
+    async def _respond(self, asked: _Asked, caller: Caller, undecided: Undecided) -> tuple[Reply, _Said]:
+        applet, tenant, query, raw_query, _, request_id, _ = asked
         if applet is _PASSTHRU and (call_type := _ENDS.get(query.get("CallType", ""))) is not None:
-            async with asyncio.timeout(self._timeout_s):
-                await self._record_end(
-                    tenant, query, caller, call_type, request.rel_url.raw_query_string, request_id
-                )
+            await self._record_end(tenant, query, caller, call_type, raw_query, request_id)
             return Reply(_SELECT["ended"], TEXT), _Said("ended", call_type.value)
-        is_recorded = applet is not _GREETING
-        decision: Decision | None
-        if query.get("Direction", "incoming") not in _INCOMING:
-            decision = Refuse(Reason.DIRECTION)
-        else:
-            decision = self._answering.answer_at_once(
-                tenant, caller, is_recorded=is_recorded, applet=applet.value, request_id=request_id
-            )
-            if decision is None:
-                keyed = _keyed(applet, query)
-                async with asyncio.timeout(self._timeout_s):
-                    decision = await self._answering.answer(
-                        tenant,
-                        caller,
-                        keyed,
-                        is_recorded=is_recorded,
-                        applet=applet.value,
-                        request_id=request_id,
-                    )
-        return self._render(applet, decision, tenant, query, request), _said(decision)
+        decision = await self._answering.answer(
+            tenant,
+            caller,
+            _keyed(applet, query, raw_query),
+            undecided,
+            is_recorded=applet is not _GREETING,
+            applet=applet,
+            request_id=request_id,
+        )
+        return _render(asked, decision), _said(decision)
 
     def _tell(
         self,
         said: _Said,
-        applet: str,
+        applet: Applet,
         request_id: str,
         tenant: TenantView | None,
         caller: Caller | None,
-        started_s: float,
+        seconds: float,
     ) -> None:
         """A line of the log, and what its span says.
 
         `caller` is None where nobody got as far as reading who it is.
         """
         call_sid, virtual_number, number = caller or _NOBODY
-        seconds = time.perf_counter() - started_s
         tenant_id = None if tenant is None else tenant.id
         decision, reason = said
         if self._tracing is not None:
@@ -262,11 +282,19 @@ class Exotel:
             return
         self._hops.put(
             HopLine(
-                request_id, tenant_id, call_sid, applet, decision, reason, virtual_number, number, seconds
+                request_id,
+                tenant_id,
+                call_sid,
+                applet,
+                decision,
+                reason,
+                virtual_number,
+                number,
+                seconds,
             )
         )
 
-    def _caller(self, tenant: TenantView, query: Query) -> Caller:
+    def _caller(self, tenant: TenantView, query: Query, raw_query: str) -> Caller:
         country = tenant.settings.country
         call_sid: str | None = _text(query, "CallSid")
         if not call_sid or not _CALL_SID.fullmatch(call_sid):
@@ -276,8 +304,9 @@ class Exotel:
             return Caller(call_sid, parse_number(called, country), parse_number(calling, country))
         if call_sid and (way_in := self._answering.way_in(tenant, call_sid)) is not None:
             return Caller(call_sid, *way_in)
-        calling = calling or _text(query, "From")
-        return Caller(call_sid, parse_number(_text(query, "To"), country), parse_number(calling, country))
+        further = _further(raw_query)
+        calling = calling or _text(further, "From")
+        return Caller(call_sid, parse_number(_text(further, "To"), country), parse_number(calling, country))
 
     async def _record_end(
         self,
@@ -290,7 +319,7 @@ class Exotel:
     ) -> None:
         if caller.call_sid is None or query.get("Direction", "incoming") not in _INCOMING:
             return
-        parameters = parse_qsl(raw_query)
+        further, parameters = _further(raw_query), parse_qsl(raw_query)
         await self._answering.end(
             tenant,
             EndReport(
@@ -298,50 +327,50 @@ class Exotel:
                 virtual_number=caller.virtual_number,
                 caller=caller.number,
                 call_type=call_type,
-                dial_call_status=_text_or_none(query, "DialCallStatus"),
-                dialled=parse_number(_text(query, "DialWhomNumber"), tenant.settings.country),
-                dial_call_duration_s=_seconds(_text(query, "DialCallDuration")),
+                dial_call_status=_text_or_none(further, "DialCallStatus"),
+                dialled=parse_number(_text(further, "DialWhomNumber"), tenant.settings.country),
+                dial_call_duration_s=_seconds(_text(further, "DialCallDuration")),
                 on_call_duration_s=_conversation_s(parameters),
-                recording_url=_text_or_none(query, "RecordingUrl"),
-                start_time=_text_or_none(query, "StartTime"),
+                recording_url=_text_or_none(further, "RecordingUrl"),
+                start_time=_text_or_none(further, "StartTime"),
                 insights=_insights(parameters),
                 request_id=request_id,
             ),
         )
 
-    def _render(
-        self,
-        applet: Applet,
-        decision: Decision,
-        tenant: TenantView,
-        query: Query,
-        request: web.Request,
-    ) -> Reply:
-        match applet:
-            case Applet.PASSTHRU:
-                return _render_passthru(decision, is_switch="switch" in query)
-            case Applet.GATHER:
-                return _render_gather(decision, tenant)
-            case Applet.CONNECT:
-                return _render_connect(decision, is_programmable="Exotel-Version" in request.headers)
-            case Applet.GREETING:
-                return _render_greeting(decision, tenant)
-            case unmatched:
-                assert_never(unmatched)
+    def _bug(self, asked: _Asked, error: Exception) -> tuple[Reply, _Said]:
+        _log.exception(
+            "applet.fault",
+            applet=asked.applet,
+            error=type(error).__name__,
+            request_id=asked.request_id,
+        )
+        return self._fault(asked, Fault.BUG)
 
-    def _fault(self, applet: Applet, tenant: TenantView, query: Query, fault: Fault) -> tuple[Reply, _Said]:
+    def _fault(self, asked: _Asked, fault: Fault) -> tuple[Reply, _Said]:
         """Our fault: nobody is connected, and the platform takes its fallback where it has one."""
         self._switchboard.metrics.faults.labels(fault.value).inc()
-        refused, said = Refuse(Reason.NO_ALLOCATION), _Said("fault", fault.value)
-        match applet:
-            case Applet.PASSTHRU:
-                return _render_passthru(refused, is_switch="switch" in query), said
-            case Applet.GREETING:
-                return _render_greeting(refused, tenant), said
+        said = _Said("fault", fault.value)
+        match asked.applet:
+            case Applet.PASSTHRU | Applet.GREETING:
+                return _render(asked, Refuse(Reason.NO_ALLOCATION)), said
             case Applet.CONNECT | Applet.GATHER:
                 return Reply(b"Service Unavailable", TEXT, 503, "Retry-After: 1\r\n"), said
             case unmatched:
                 assert_never(unmatched)
+
+
+class _Asked(NamedTuple):
+    """One request of a platform that has proved whose it is."""
+
+    applet: Applet
+    tenant: TenantView
+    query: Query
+    raw_query: str
+    # Whoever names a version of the programmable applets reads JSON (exotel.md 1.5).
+    names_version: bool
+    request_id: str
+    started_s: float
 
 
 def _fault_of(away: SpoolFull | SpoolUnusable | TimeoutError) -> Fault:
@@ -366,11 +395,11 @@ class _Said(NamedTuple):
 def _said(decision: Decision) -> _Said:
     match decision:
         case Connect(matched=matched):
-            return _Said("connect", matched.value)
+            return _Said("connect", matched._value_)
         case AskPin(last_entry=last_entry):
-            return _Said("ask_pin", last_entry.value)
+            return _Said("ask_pin", last_entry._value_)
         case Refuse(reason=reason):
-            return _Said("refuse", reason.value)
+            return _Said("refuse", reason._value_)
         case unmatched:
             assert_never(unmatched)
 
@@ -381,6 +410,7 @@ _NOBODY: Final = Caller(None, None, None)
 # Named once: Python 3.11 takes longer for `Applet.GREETING` than for a comparison.
 _GREETING: Final = Applet.GREETING
 _PASSTHRU: Final = Applet.PASSTHRU
+_APPLETS: Final = {applet.value: applet for applet in Applet}
 _INCOMING: Final = frozenset({"incoming", ""})
 _ENDS: Final = {call_type.value: call_type for call_type in CallType}
 
@@ -430,7 +460,7 @@ _OPERATIONS: Final = {
 
 
 def read_query(raw_query: str) -> Query:
-    """The last value of each parameter that means anything here, still encoded.
+    """The last value of each parameter that every hop is decided by, still encoded.
 
     The platform appends its own parameters to a configured URL, so its `digits` would hide a
     configured `digits=ignore`; that pair is kept under a name of its own.
@@ -439,6 +469,11 @@ def read_query(raw_query: str) -> Query:
     if raw_query.startswith(_IGNORES_DIGITS) or f"&{_IGNORES_DIGITS}" in raw_query:
         query[_IGNORES_DIGITS] = ""
     return query
+
+
+def _further(raw_query: str) -> Query:
+    """Likewise of the other parameters that mean anything here."""
+    return dict(_FURTHER_PARAMETER.findall("&" + raw_query))
 
 
 def _text(query: Query, name: str) -> str:
@@ -454,12 +489,11 @@ def _text_or_none(query: Query, name: str) -> str | None:
     return value
 
 
-def _keyed(applet: Applet, query: Query) -> Keyed:
-    return Keyed(
-        Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet],
-        clean_digits(_UNPRINTABLE.sub("", _text(query, "digits")))[:DIGITS_MAX],
-        _text_or_none(query, "StartTime"),
-    )
+def _keyed(applet: Applet, query: Query, raw_query: str) -> Keyed:
+    hop = Hop.DEAF if _IGNORES_DIGITS in query else _HOPS[applet]
+    digits = clean_digits(_UNPRINTABLE.sub("", _text(query, "digits")))[:DIGITS_MAX]
+    # Only the record of an entry has it.
+    return Keyed(hop, digits, _text_or_none(_further(raw_query), "StartTime") if digits else None)
 
 
 def _seconds(text: str) -> int:
@@ -508,6 +542,20 @@ def _sent(reply: Reply) -> web.StreamResponse:
 
 
 # ── writing ──────────────────────────────────────────────────────────────────
+
+
+def _render(asked: _Asked, decision: Decision) -> Reply:
+    match asked.applet:
+        case Applet.PASSTHRU:
+            return _render_passthru(decision, is_switch="switch" in asked.query)
+        case Applet.CONNECT:
+            return _render_connect(decision, is_programmable=asked.names_version)
+        case Applet.GATHER:
+            return _render_gather(decision, asked.tenant)
+        case Applet.GREETING:
+            return _render_greeting(decision, asked.tenant)
+        case unmatched:
+            assert_never(unmatched)
 
 
 def _render_passthru(decision: Decision, *, is_switch: bool) -> Reply:

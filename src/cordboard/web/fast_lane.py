@@ -1,10 +1,11 @@
-"""What stands before aiohttp on each connection: limits, and the shortest way for the hop that nearly every
-call consists of, a plain GET of the passthru applet.
+"""What stands before aiohttp on each connection: limits, and the shortest way for the hops that nearly every
+call consists of, plain GETs of the applets.
 
 A request that is recognised to the last byte, and that can be answered at once, is answered in the call that
-brought its bytes: no task, no router, no request object. The first one that is anything else brings aiohttp
-in, which then answers everything on that connection, so that there is one reader of HTTP for all that needs
-one. `python -m benchmarks beside` says what it is worth.
+brought its bytes: no task, no router, no request object. One that has to wait, for what is on record of its
+call, is answered by a task. The first one that is anything else brings aiohttp in, which then answers
+everything on that connection, so that there is one reader of HTTP for all that needs one. `python -m
+benchmarks beside` says what it is worth.
 
 Before and behind that, a connection is closed whose client is too slow or says too much: aiohttp waits for
 the rest of a request, and for the reading of an answer, as long as the client likes.
@@ -14,37 +15,65 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Final, cast
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from aiohttp import web
 
 from cordboard.web.request_ids import Trusts
 
-# Printable ASCII without the blank and `#`; a longer query, more headers or a body are aiohttp's to judge.
-_PLAIN: Final = re.compile(
-    rb"GET /v1/tenants/([a-z0-9][a-z0-9_-]{0,62})/exotel/passthru\?([!\"$-~]{1,8000}) HTTP/1\.1\r\n"
-    rb"(?:[A-Za-z][A-Za-z-]{0,63}: [ -~]{0,1000}\r\n){1,32}\r\n"
+# A longer query, more headers or a body are aiohttp's to judge.
+_PLAIN_PATH: Final = re.compile(
+    rb"GET /v1/tenants/([a-z0-9][a-z0-9_-]{0,62})/exotel/(passthru|gather|connect|greeting)\?"
 )
+# Printable ASCII without the blank and `#`. To delete these and see what is left takes a fifth of a match.
+_QUERY_BYTES: Final = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
+QUERY_BYTES_MAX: Final = 8_000
+_LINE_ENDS: Final = b" HTTP/1.1\r\n"
+_PLAIN_HEADERS: Final = re.compile(rb"(?:[A-Za-z][A-Za-z-]{0,63}: [ -~]{0,1000}\r\n){1,32}\r\n")
 # Headers that change what a request is or how it is answered.
 _MEANINGFUL: Final = re.compile(
-    rb"\n(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
-    re.IGNORECASE,
+    rb"^(?:authorization|content-|expect|te|trailer|transfer-|upgrade|connection: (?!keep-alive\r))",
+    re.IGNORECASE | re.MULTILINE,
 )
-_REQUEST_ID: Final = re.compile(rb"\nx-request-id: ([!-~]+)\r", re.IGNORECASE)
+_VERSION: Final = re.compile(rb"^exotel-version:", re.IGNORECASE | re.MULTILINE)
+_REQUEST_ID: Final = re.compile(rb"^x-request-id: ([!-~]+)\r", re.IGNORECASE | re.MULTILINE)
+# A platform sends the same with every hop, some 100 bytes; 100 times the longest are 400 kB.
+HEADERS_REMEMBERED: Final = 100
+HEADERS_BYTES_MAX: Final = 4_000
 _HEAD_ENDS: Final = b"\r\n\r\n"
 _HAS_BODY: Final = re.compile(rb"\n(?:content-length|transfer-encoding)", re.IGNORECASE)
 
-AnswerPlain = Callable[[str, str, str | None], bytes | None]
-"""(tenant id, raw query, the request id that a trusted proxy said) → the reply's bytes, or None if it cannot
-be given at once."""
+
+class PlainHop(NamedTuple):
+    """A GET of an applet that is as platforms send it."""
+
+    tenant_id: str
+    applet: str
+    raw_query: str
+    # Whether it has the header Exotel-Version.
+    names_version: bool
+    # What a trusted proxy calls the request.
+    given_id: str | None
+
+
+class _PlainHeaders(NamedTuple):
+    """What they say that matters to a hop."""
+
+    names_version: bool
+    request_id: str | None
+
+
+AnswerPlain = Callable[[PlainHop], bytes | Coroutine[Any, Any, bytes] | None]
+"""The bytes of the reply, or what returns them later; None leaves the hop to aiohttp."""
 
 _log = structlog.get_logger(__name__)
 
 
-def leave_to_aiohttp(_tenant_id: str, _raw_query: str, _given_id: str | None) -> None:
+def leave_to_aiohttp(_: PlainHop) -> None:
     """Of a lane that answers nothing by itself."""
 
 
@@ -72,6 +101,8 @@ class Connections:
     answer: AnswerPlain
     # Whose request ids are taken over.
     trusts: Trusts
+    # Owns those hops that have to wait.
+    waiting: asyncio.TaskGroup
     open: set[FastLane] = field(default_factory=set)
     none_open: asyncio.Event = field(default_factory=asyncio.Event)
     is_draining: bool = False
@@ -115,7 +146,9 @@ class FastLane(asyncio.Protocol):
         "_head_bytes",
         "_heard_at_s",
         "_http",
+        "_is_answering",
         "_is_beyond_head",
+        "_is_closing",
         "_loop",
         "_rest",
         "_timer",
@@ -129,10 +162,13 @@ class FastLane(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._heard_at_s = self._loop.time()
         self._http: asyncio.Protocol | None = None
+        # Whether a plain hop has to wait for its reply, and whether the connection ends with that.
+        self._is_answering = False
+        self._is_closing = False
         # Bytes of a head that has not ended, and its last three; whether the present request is beyond it.
         self._head_bytes = 0
         self._begins = b""
-        # What came behind a head without a body: the beginning of the next request.
+        # What came behind a head without a body, or before the reply: the beginning of the next request.
         self._rest = b""
         self._is_beyond_head = False
         self._timer: asyncio.TimerHandle | None = None
@@ -153,14 +189,18 @@ class FastLane(asyncio.Protocol):
         http = self._http
         if http is None:
             self._heard_at_s = self._loop.time()
-            plain = _PLAIN.fullmatch(data)
-            if plain is not None and _MEANINGFUL.search(data, plain.end(2)) is None:
-                given = _REQUEST_ID.search(data, plain.end(2)) if self.is_trusted else None
-                reply = self._connections.answer(
-                    plain[1].decode(), plain[2].decode(), given and given[1].decode()
-                )
-                if reply is not None:
+            if self._is_answering:
+                self._hold_back(data)
+                return
+            hop = self._plain_hop(data)
+            if hop is not None:
+                reply = self._connections.answer(hop)
+                if isinstance(reply, bytes):
                     self._transport.write(reply)
+                    return
+                if reply is not None:
+                    self._is_answering = True
+                    self._connections.waiting.create_task(self._answer(reply))
                     return
             if self._transport.is_closing():
                 return
@@ -170,6 +210,46 @@ class FastLane(asyncio.Protocol):
             http.data_received(data)
         elif self._is_head_within_limits(data):
             http.data_received(data)
+
+    def _plain_hop(self, data: bytes) -> PlainHop | None:
+        line, _, header_lines = data.partition(_LINE_ENDS)
+        path = _PLAIN_PATH.match(line)
+        if path is None or len(header_lines) > HEADERS_BYTES_MAX:
+            return None
+        raw_query = line[path.end() :]
+        if not 0 < len(raw_query) <= QUERY_BYTES_MAX or raw_query.translate(None, _QUERY_BYTES):
+            return None
+        headers = _plain_headers(header_lines)
+        if headers is None:
+            return None
+        tenant_id, applet = path.groups()
+        given_id = headers.request_id if self.is_trusted else None
+        return PlainHop(
+            tenant_id.decode(), applet.decode(), raw_query.decode(), headers.names_version, given_id
+        )
+
+    async def _answer(self, coming: Coroutine[Any, Any, bytes]) -> None:
+        try:
+            reply = await coming
+        except Exception as error:  # A task that fails would take all others with it.
+            _log.error("http.error", error=type(error).__name__)
+            self._transport.abort()
+            return
+        self._is_answering = False
+        if self._transport.is_closing():
+            return
+        self._transport.write(reply)
+        if self._is_closing:
+            self._transport.close()
+        elif self._rest:
+            rest, self._rest = self._rest, b""
+            self.data_received(rest)
+
+    def _hold_back(self, data: bytes) -> None:
+        """Keep what came before the reply to the request before it; no platform sends that."""
+        self._rest += data
+        if len(self._rest) > self._connections.limits.head_bytes_max:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.leave(self)
@@ -209,7 +289,10 @@ class FastLane(asyncio.Protocol):
         return self._connections.is_draining
 
     def close_if_plain(self) -> None:
-        if self._http is None:
+        """Close it, if aiohttp does not; behind the reply that it still waits for."""
+        if self._is_answering:
+            self._is_closing = True
+        elif self._http is None:
             self._transport.close()
 
     def _bring_in_aiohttp(self) -> asyncio.Protocol:
@@ -261,6 +344,15 @@ class FastLane(asyncio.Protocol):
             self._transport.close()
         else:
             self._timer = self._loop.call_later(rest_s, self._close_if_idle)
+
+
+@lru_cache(maxsize=HEADERS_REMEMBERED)
+def _plain_headers(lines: bytes) -> _PlainHeaders | None:
+    """Of header lines with the blank one that ends them, and nothing behind it; None if they mean more."""
+    if _PLAIN_HEADERS.fullmatch(lines) is None or _MEANINGFUL.search(lines) is not None:
+        return None
+    request_id = _REQUEST_ID.search(lines)
+    return _PlainHeaders(_VERSION.search(lines) is not None, request_id and request_id[1].decode())
 
 
 @web.middleware
