@@ -85,7 +85,7 @@ async def running_node(
     loading of its board is.
 
     Raises EngineAlreadyRunning, PostgresUnavailable, DatabaseAway, DataKeyMissing, BadPostalTable,
-    TracingUnavailable, OSError (the port is taken, or the postal table cannot be read).
+    TracingUnavailable, CannotListen, OSError (the postal table cannot be read).
     """
     clock = clock or SystemClock()
     # Others may pass, for a database that root has to run as somebody else; what lies inside is private.

@@ -31,7 +31,7 @@ from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.embedded import EmbeddedPostgres
 from cordboard.supervised import BOARD_SLOTS, DRAIN, FAILED, READY, WAITING, Assignment, first_of
 from cordboard.tallies import begin_sharing, process_ended, sharing_environment
-from cordboard.web.app import BACKLOG, url_of
+from cordboard.web.app import BACKLOG, listening_on, url_of
 
 # Requests under way have 10 s, and what they recorded as much again.
 STOP_TIMEOUT_S: Final = 25.0
@@ -213,7 +213,7 @@ async def supervise(read_settings: Callable[[], Settings], announce: Callable[[A
 
     `read_settings` is called again at SIGHUP, and raises ValueError where they are no settings.
 
-    Raises EngineAlreadyRunning, PostgresUnavailable, ProcessFailed, OSError (the port is taken).
+    Raises EngineAlreadyRunning, PostgresUnavailable, ProcessFailed, CannotListen.
     """
     settings = read_settings()
     stop, reload = asyncio.Event(), asyncio.Event()
@@ -322,8 +322,9 @@ _OF_SUPERVISOR: Final = ("data_dir", "board_dir", "database_url", "host", "port"
 
 @asynccontextmanager
 async def _place(settings: Settings) -> AsyncIterator[_Place]:
-    """The sockets, the database and the directories. Raises OSError, PostgresUnavailable."""
-    listeners = _listening_sockets(settings)
+    """The sockets, the database and the directories. Raises CannotListen, PostgresUnavailable."""
+    with listening_on(settings):
+        listeners = _listening_sockets(settings)
     try:
         node_dir = settings.node_dir()
         make_private_directory(node_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import stat
 import sys
 from collections.abc import Callable
@@ -274,6 +275,21 @@ async def test_a_second_engine_on_the_same_directory_refuses_to_start(
         await second.start()
     assert (await at(first).ask("GET", "/healthz")).status == 200
     assert running_server(first.postgres_dir) is not None
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+async def test_an_engine_whose_port_is_taken_names_the_settings(tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = ("serve", "--port", str(port), "--workers", workers, "--data-dir", str(tmp_path / "data"))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cordboard", *words, stderr=asyncio.subprocess.PIPE
+        )
+        _, said = await process.communicate()
+    last = said.decode().splitlines()[-1]
+    assert last.startswith(f"cordboard: CORDBOARD_HOST, CORDBOARD_PORT: 127.0.0.1:{port} cannot be used")
+    assert "Traceback" not in said.decode()
+    assert process.returncode == 1
 
 
 async def test_a_token_that_nobody_set_is_made_and_kept_in_a_closed_file(

@@ -27,6 +27,7 @@ from cordboard.storage.embedded import EngineAlreadyRunning, PostgresUnavailable
 from cordboard.storage.sealing import CannotOpen, DataKeyMissing
 from cordboard.supervisor import ProcessFailed
 from cordboard.tracing import TracingUnavailable
+from cordboard.web.app import CannotListen
 from cordboard.web.errors import Refused
 
 Result = TypeVar("Result")
@@ -50,12 +51,16 @@ def run(work: Awaitable[Result]) -> Result:
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(main())
+            try:
+                return runner.run(main())
+            except BaseExceptionGroup as group:
+                raise _cause_of(group) from group
     except (
         EngineAlreadyRunning,
         BadPostalTable,
         DataKeyMissing,
         BackupRefused,
+        CannotListen,
         ProcessFailed,
         TracingUnavailable,
     ) as refused:
@@ -73,6 +78,13 @@ def run(work: Awaitable[Result]) -> Result:
         fail("the database was lost during the commit: look whether the change was made", ExitCode.AWAY)
     except OSError as error:
         fail(str(error))
+
+
+def _cause_of(error: BaseException) -> BaseException:
+    """What tasks that run together have ended by, if it was one thing."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        [error] = error.exceptions
+    return error
 
 
 def on_database(data_dir: Path | None, work: Callable[[Database], Awaitable[Result]]) -> Result:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -92,7 +93,7 @@ async def serving(
     """The HTTP server, on sockets that are bound already or at the address of the settings; requests under
     way are finished when it ends.
 
-    Raises OSError if the port is taken.
+    Raises CannotListen.
     """
     exotel = Exotel(switchboard, hops, tracing)
     settings = switchboard.settings
@@ -135,14 +136,31 @@ async def serving(
         await runner.cleanup()
 
 
+class CannotListen(Exception):
+    """Somebody else has the port, or the host has no such address; the message names the settings."""
+
+
 async def _listening(
     settings: Settings, connections: Connections, listeners: Sequence[socket.socket]
 ) -> list[asyncio.Server]:
-    """Raises OSError if the port is taken."""
+    """Raises CannotListen."""
     listen = partial(asyncio.get_running_loop().create_server, lambda: FastLane(connections), backlog=BACKLOG)
     if listeners:
         return [await listen(sock=listener) for listener in listeners]
-    return [await listen(settings.host, settings.port, reuse_address=True)]
+    with listening_on(settings):
+        return [await listen(settings.host, settings.port, reuse_address=True)]
+
+
+@contextmanager
+def listening_on(settings: Settings) -> Iterator[None]:
+    """Say of an error that it is about these settings. Raises CannotListen."""
+    try:
+        yield
+    except OSError as error:
+        # asyncio's own text repeats the address; the system's does not.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        address = f"{settings.host}:{settings.port}"
+        raise CannotListen(f"CORDBOARD_HOST, CORDBOARD_PORT: {address} cannot be used ({why})") from error
 
 
 def build_app(switchboard: Switchboard, exotel: Exotel, admin_token: str) -> web.Application:
