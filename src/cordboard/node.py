@@ -30,7 +30,8 @@ from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.expiry import Expiry
 from cordboard.switchboard.follower import BoardFollower
-from cordboard.switchboard.keeper import BoardKeeper, OnLoad
+from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.loading import OnLoad
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.retention import Retention

@@ -10,7 +10,6 @@ import heapq
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -24,6 +23,7 @@ from cordboard.storage import feed
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Connection, Database, DatabaseAway
 from cordboard.storage.feed import Position
+from cordboard.switchboard.loading import OnLoad, load_board
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
 from cordboard.tables.pulse import Pulse
@@ -40,10 +40,6 @@ DEAD_READERS_S: Final = 5.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = structlog.get_logger(__name__)
-
-
-OnLoad = Callable[[int], None]
-"""Hears how many rows of the board that is being loaded are there."""
 
 
 class BoardKeeper:
@@ -176,20 +172,9 @@ class BoardKeeper:
         shutil.rmtree(directory, ignore_errors=True)
         tables = BoardTables(directory)
 
-        async def read(connection: Connection) -> None:
-            heads = await feed.heads(connection)
-            loaded = 0
-            async for cell, changes in feed.snapshot(connection):
-                tables.load(cell, changes)
-                loaded += len(changes)
-                self._on_load(loaded)
-                await asyncio.sleep(0)
-            tables.set_positions(heads)
-            await self._restore_throttle(connection)
-
         asked_at_us = self._clock.now_us()
         try:
-            await self._database.read_snapshot(read)
+            await load_board(self._database, tables, self._on_load, beside=self._restore_throttle)
         except BaseException:
             tables.close()
             shutil.rmtree(directory, ignore_errors=True)
