@@ -38,7 +38,7 @@ from cordboard.postal_table import BadPostalTable
 from cordboard.settings import Settings, admin_token
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.sealing import DataKeyMissing
-from cordboard.switchboard.loading import told_now_and_then
+from cordboard.switchboard.keeper import told_now_and_then
 from cordboard.tallies import leave
 from cordboard.tracing import TracingUnavailable, tracing_of
 from cordboard.web.app import KEEPALIVE_S, serving

@@ -16,8 +16,8 @@ from cordboard.node import Announced, serve
 from cordboard.settings import Settings
 from cordboard.simulator import demo
 from cordboard.supervisor import supervise
-from cordboard.switchboard.loading import OnLoad, told_now_and_then
-from cordboard.tables.loading import Step
+from cordboard.switchboard.keeper import told_now_and_then
+from cordboard.tables.steps import OnLoad, Step
 
 app: Final = typer.Typer()
 

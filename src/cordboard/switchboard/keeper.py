@@ -23,11 +23,11 @@ from cordboard.storage import feed
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Connection, Database, DatabaseAway
 from cordboard.storage.feed import Position
-from cordboard.switchboard.loading import OnLoad, load_board
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
 from cordboard.tables.pulse import Pulse
 from cordboard.tables.records import BOARD_VERSION
+from cordboard.tables.steps import OnLoad, Step
 
 # The safety net under the bell: without it a change is at most this late.
 POLL_S: Final = 0.1
@@ -37,9 +37,24 @@ AWAY_BACKOFF_S: Final = 0.5
 # A snapshot that a killed process leaves behind keeps every page that is replaced meanwhile: at 500 changes a
 # second some 10 MB. Looking takes microseconds.
 DEAD_READERS_S: Final = 5.0
+# Ten million allocations take minutes.
+LOADING_TOLD_S: Final = 5.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = structlog.get_logger(__name__)
+
+
+def told_now_and_then() -> OnLoad:
+    """How far the loading is, for whoever reads the log of a start that takes minutes."""
+    told_at_s = time.monotonic()
+
+    def tell(step: Step) -> None:
+        nonlocal told_at_s
+        if (now_s := time.monotonic()) - told_at_s >= LOADING_TOLD_S:
+            told_at_s = now_s
+            _log.info("board.loading", what=step.what, done=step.done, of=step.of)
+
+    return tell
 
 
 class BoardKeeper:
@@ -166,6 +181,9 @@ class BoardKeeper:
 
     async def _load(self, stamp: dict[str, Any]) -> None:
         """Build the next generation beside the present one, then use it."""
+        # Only here: it imports numpy, a sixth of what a start with a kept board takes.
+        from cordboard.switchboard.loading import load_board
+
         found = self._stamp_on_disk()
         generation = 1 if found is None else found["generation"] + 1
         directory = generation_directory(self._directory, generation)

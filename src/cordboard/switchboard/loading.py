@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
-
-import structlog
 
 from cordboard.storage import feed, snapshot
 from cordboard.storage.database import Connection, Database
 from cordboard.tables.board import BoardTables
-from cordboard.tables.loading import ALLOCATIONS_PER_PART, ROWS_PER_PART, BoardLoad, Step
-
-# Ten million allocations take minutes.
-LOADING_TOLD_S: Final = 5.0
-
-_log = structlog.get_logger(__name__)
-
-OnLoad = Callable[[Step], None]
-"""Hears how far the loading of a board is."""
-
-
-def told_now_and_then() -> OnLoad:
-    """How far the loading is, for whoever reads the log of a start that takes minutes."""
-    told_at_s = time.monotonic()
-
-    def tell(step: Step) -> None:
-        nonlocal told_at_s
-        if (now_s := time.monotonic()) - told_at_s >= LOADING_TOLD_S:
-            told_at_s = now_s
-            _log.info("board.loading", what=step.what, done=step.done, of=step.of)
-
-    return tell
+from cordboard.tables.loading import ALLOCATIONS_PER_PART, ROWS_PER_PART, BoardLoad
+from cordboard.tables.steps import OnLoad, Step
 
 
 async def load_board(

@@ -27,6 +27,7 @@ from cordboard.routing.numbers import E164, PIN_DIGITS_MAX
 from cordboard.tables import records
 from cordboard.tables.board import BoardTables
 from cordboard.tables.records import Line
+from cordboard.tables.steps import Step
 
 Rows = NDArray[Any]
 Bytes = NDArray[np.uint8]
@@ -59,15 +60,6 @@ _PINS: Final = (_A_PINS, _B_PINS)
 _KINDS: Final = 6
 # A list has ten numbers, or fifty VNs, at most (routing/allocate.py).
 _PLACES: Final = 256
-
-
-class Step(NamedTuple):
-    """How far the loading is, in words for a person."""
-
-    what: str
-    done: int
-    # None: nobody knows.
-    of: int | None
 
 
 class _Width(NamedTuple):
@@ -118,7 +110,7 @@ class BoardLoad:
         parted.add(rows, rows["owner"])
 
     def steps(self) -> Iterator[Step]:
-        """Each step, when it is done, some hundred milliseconds after the one before."""
+        """Each step when it is done."""
         done = 0
         for part in range(len(self._owner_bounds) + 1):
             done += self._build(part)
