@@ -324,7 +324,6 @@ class _Lines:
         self._callers: Counter[int] = Counter()
         # By line and length.
         self._pins: Counter[int] = Counter()
-        self._last_caller = b""
         self._read()
 
     def _read(self) -> None:
@@ -364,12 +363,10 @@ class _Lines:
         _count(self._exclusive, line[owners.rows["is_exclusive"][stands >> 32]])
 
     def count_callers(self, routes: Bytes) -> None:
-        """Of sorted rows: the routes of one caller on one line are one behind the other."""
+        """Of a sorted part, which has all routes of a caller on a line, one behind the other."""
         keys = _texts(routes[:, : _SORTED["routes"].key])
         is_first = np.ones(len(keys), dtype=bool)
         is_first[1:] = keys[1:] != keys[:-1]
-        is_first[0] = routes[0, : _SORTED["routes"].key].tobytes() != self._last_caller
-        self._last_caller = routes[-1, : _SORTED["routes"].key].tobytes()
         _count(self._callers, _numbers(routes[is_first, 8:12]))
 
     def count_pins(self, pins: Bytes) -> None:
@@ -539,22 +536,22 @@ class _Unsorted:
     def __init__(self, path: Path, width: int) -> None:
         self._path = path
         self._form = np.dtype(f"S{width}")
-        self._file = path.open("wb")
         self.count = 0
 
     def add(self, rows: Bytes) -> None:
-        self._file.write(rows.tobytes())
+        with self._path.open("ab") as file:
+            file.write(rows.tobytes())
         self.count += len(rows)
 
     def sorted_parts(self, key_bytes: int, rows_per_part: int) -> Iterator[tuple[Bytes, int]]:
         """(rows, each once, and how many there were); all with the same key are in one part."""
-        self._file.close()
         parts = -(-self.count // rows_per_part)
-        if parts <= 1:
+        if not parts:
+            return
+        if parts == 1:
             rows = np.fromfile(self._path, dtype=self._form)
             self._path.unlink()
-            if len(rows):
-                yield _sorted_once(rows), len(rows)
+            yield _sorted_once(rows), len(rows)
             return
         parted = self._parted(parts, key_bytes, rows_per_part)
         for part in range(parts):
