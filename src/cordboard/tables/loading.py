@@ -560,17 +560,20 @@ class _Unsorted:
                 yield _sorted_once(rows), len(rows)
 
     def _parted(self, parts: int, key_bytes: int, rows_per_step: int) -> _Parted:
-        all_rows = np.memmap(self._path, dtype=self._form, mode="r")
-        sample = np.sort(all_rows[:: max(self.count // (parts * _SAMPLED_PER_PART), 1)])
-        bounds = _texts(_matrix(sample[len(sample) // parts :: -(-len(sample) // parts)])[:, :key_bytes])
-        path = self._path.with_suffix(".parts")
-        parted = _Parted(path, bounds, self._form)
-        for start in range(0, self.count, rows_per_step):
-            rows = np.array(all_rows[start : start + rows_per_step])
+        every = max(self.count // (parts * _SAMPLED_PER_PART), 1)
+        sample = np.sort(np.concatenate([rows[::every] for rows in self._read(rows_per_step)]))
+        bounds = sample[len(sample) // parts :: -(-len(sample) // parts)]
+        parted = _Parted(self._path.with_suffix(".parts"), _texts(_matrix(bounds)[:, :key_bytes]), self._form)
+        for rows in self._read(rows_per_step):
             parted.add(rows, rows)
-        del all_rows
         self._path.unlink()
         return parted
+
+    def _read(self, rows_per_step: int) -> Iterator[Rows]:
+        for start in range(0, self.count, rows_per_step):
+            yield np.fromfile(
+                self._path, dtype=self._form, count=rows_per_step, offset=start * self._form.itemsize
+            )
 
 
 def _sorted_once(rows: Rows) -> Bytes:
