@@ -119,7 +119,7 @@ class BoardLoad:
         done, of = 0, sum(unsorted.count for unsorted in self._unsorted.values())
         for name, width in _SORTED.items():
             for rows, count in self._unsorted[name].sorted_parts(width.key, self._rows_per_part):
-                self._append_rows(name, width, rows)
+                self._put_rows(name, width, rows)
                 if name == "routes":
                     self._lines.count_callers(rows)
                 elif name == "pins":
@@ -144,10 +144,10 @@ class BoardLoad:
         members = _Members.of(owners, given.get("member_routes"))
         with self._tables.env.begin(write=True) as txn:
             values = _allocation_records(owners, listed, members, given.get("custom_fields"))
-            _append(txn, self._tables.allocations, zip(_each(owners.refs), values, strict=True))
+            _put(txn, self._tables.allocations, zip(_each(owners.refs), values, strict=True))
             if members is not None:
-                _append(txn, self._tables.members, zip(_each(members.keys()), repeat(b"")))
-                _append(txn, self._tables.memberships, members.memberships())
+                _put(txn, self._tables.members, zip(_each(members.keys()), repeat(b"")))
+                _put(txn, self._tables.memberships, members.memberships())
         add = self._unsorted
         add["ids"].add(owners.id_rows())
         for rows in _listed_routes(owners, listed, lines):
@@ -181,10 +181,19 @@ class BoardLoad:
 
     # ── what is in an order of its own ───────────────────────────────────────
 
-    def _append_rows(self, name: str, width: _Width, rows: Bytes) -> None:
-        pairs = Struct(f"{width.key}s{width.value}s").iter_unpack(rows.tobytes())
+    def _put_rows(self, name: str, width: _Width, rows: Bytes) -> None:
+        """Leave a quarter of each page free: later rows fall between these, and full pages would all be split
+        by the first hundredth of them. Appending two of three fills pages, the third then halves each."""
+        pairs = Struct(f"{width.key}s{width.value}s")
+        is_third = np.arange(len(rows)) % 3 == 2
         with self._tables.env.begin(write=True) as txn:
-            _append(txn, getattr(self._tables, name), pairs)
+            for some, is_appended in ((rows[~is_third], True), (rows[is_third], False)):
+                _put(
+                    txn,
+                    getattr(self._tables, name),
+                    pairs.iter_unpack(some.tobytes()),
+                    is_appended=is_appended,
+                )
 
 
 class _Owners:
@@ -586,9 +595,15 @@ def _sorted_once(rows: Rows) -> Bytes:
 # ── numpy ─────────────────────────────────────────────────────────────────────
 
 
-def _append(txn: lmdb.Transaction, db: lmdb._Database, rows: Iterable[tuple[bytes, bytes]]) -> None:
+def _put(
+    txn: lmdb.Transaction,
+    db: lmdb._Database,
+    rows: Iterable[tuple[bytes, bytes]],
+    *,
+    is_appended: bool = True,
+) -> None:
     with txn.cursor(db=db) as cursor:
-        given, added = cursor.putmulti(rows, append=True)
+        given, added = cursor.putmulti(rows, append=is_appended)
     assert given == added, "sorted, and each of them once"
 
 
