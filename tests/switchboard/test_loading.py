@@ -133,7 +133,7 @@ async def test_a_board_loaded_at_once_says_what_the_feed_said(
                 assert tables.positions_by_cell() == step_by_step.positions_by_cell()
                 last = {step.what: step for step in steps}
                 assert all(step.done == step.of for step in last.values() if step.of is not None)
-                assert last["allocations"].of == tables.allocation_count()
+                assert last["placing allocations"].of == tables.allocation_count()
                 assert not (tables.directory / "loading").exists()
             finally:
                 tables.close()
@@ -162,7 +162,42 @@ async def test_a_new_allocation_gets_a_name_of_its_own_on_a_loaded_board(
         tables.close()
 
 
-@pytest.mark.parametrize("what", ["numbers read", "allocations", "rows of indexes"])
+async def test_an_allocation_keeps_its_line_where_its_tenant_has_lost_the_vn(
+    offices: list[Office], tmp_path: Path
+) -> None:
+    office = offices[0]
+    [other] = [one for one in offices[1:] if one.cell == office.cell]
+    ann, ben, vn = PEOPLE[0], PEOPLE[1], office.vn
+    await office.made([ann], [ben])
+    # As if it had been taken and given away between the look at the board and the commit.
+    await office.execute(
+        "UPDATE virtual_number SET tenant_id = $2 WHERE cell = $1 AND number = $3", other.tenant.id, vn
+    )
+    tables = BoardTables(tmp_path / "board")
+    try:
+        await load_board(office.database, tables)
+        with tables.reader(office.cell, office.tenant.tenant_no) as board:
+            assert len(board.routes(vn, ann)) == len(board.routes(vn, ben)) == 1
+            assert not board.has_virtual_number(vn)
+        with tables.reader(other.cell, other.tenant.tenant_no) as board:
+            assert not board.routes(vn, ann)
+            assert board.has_virtual_number(vn)
+    finally:
+        tables.close()
+
+
+async def test_an_empty_database_makes_an_empty_board(new_database: NewDatabase, tmp_path: Path) -> None:
+    database = await new_database()
+    tables = BoardTables(tmp_path / "board")
+    try:
+        await load_board(database, tables)
+        assert not any(meaning_of(tables).values())
+    finally:
+        tables.close()
+        await database.close()
+
+
+@pytest.mark.parametrize("what", ["reading numbers", "placing allocations", "sorting indexes"])
 async def test_a_load_that_was_killed_is_begun_anew(
     offices: list[Office], board_directory: Path, tmp_path: Path, what: str
 ) -> None:

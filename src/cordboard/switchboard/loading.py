@@ -50,7 +50,7 @@ async def load_board(
                 adding = loop.run_in_executor(thread, loading.add, kind, rows)
                 rows_read[kind] += len(rows)
                 of = sum(by_cell.values()) if kind == "allocations" else None
-                on_load(Step(f"{kind.replace('_', ' ')} read", rows_read[kind], of))
+                on_load(Step(f"reading {kind.replace('_', ' ')}", rows_read[kind], of))
 
             await snapshot.copy_out(connection, take)
             await adding

@@ -1,9 +1,9 @@
 """Fills an empty board with everything that stands, millions of allocations in minutes.
 
 One change after another, each row finds its place in a tree of its own: 180 µs an allocation. Here the rows
-of each table are made by the hundred thousand, sorted, and appended, which also leaves LMDB's pages full.
-What does not fit into memory waits in files beside the board: first what was given, parted by allocation
-into ranges; then the rows of those tables whose order is another one, parted by their keys.
+of each table are made by the hundred thousand, sorted, and appended. What does not fit into memory waits in
+files beside the board: first what was given, parted by allocation into ranges; then the rows of those tables
+whose order is another one.
 
 `tables/board.py` says what the rows are; the tests hold both to the same board.
 """
@@ -14,34 +14,40 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
-from pathlib import Path
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 import lmdb
 import numpy as np
-from numpy.typing import NDArray
 
 from cordboard.routing.model import AllocationRef, Side
 from cordboard.routing.numbers import E164, PIN_DIGITS_MAX
 from cordboard.tables import records
 from cordboard.tables.board import BoardTables
 from cordboard.tables.records import Line
+from cordboard.tables.sorting import (
+    Bytes,
+    Numbers,
+    Parted,
+    Rows,
+    Unsorted,
+    big_endian,
+    bytes_of,
+    counted_up,
+    each_of,
+    numbers_of,
+    side_by_side,
+    starts_of,
+    texts_of,
+)
 from cordboard.tables.steps import Step
-
-Rows = NDArray[Any]
-Bytes = NDArray[np.uint8]
-"""Rows of bytes: the first axis counts the rows."""
-Numbers = NDArray[np.int64]
 
 # Some 100 MB while their rows are made.
 ALLOCATIONS_PER_PART: Final = 100_000
-# Some 15 MB of one table; sorted and appended in one transaction.
+# Some 15 MB of one table; sorted and put in one transaction.
 ROWS_PER_PART: Final = 500_000
 # Some 100 ms of rows that find their own place.
 LINES_PER_STEP: Final = 5_000
-# So many of each part are looked at to find where the parts should meet.
-_SAMPLED_PER_PART: Final = 256
 
 _OWNER_BYTES: Final = 17
 _REF_BYTES: Final = 6
@@ -97,8 +103,8 @@ class BoardLoad:
         self._allocations = sum(allocations_by_cell.values())
         directory.mkdir(mode=0o700)
         self._owner_bounds = _owner_bounds(allocations_by_cell, allocations_per_part)
-        self._given: dict[str, _Parted] = {}
-        self._unsorted = {name: _Unsorted(directory / name, sum(width)) for name, width in _SORTED.items()}
+        self._given: dict[str, Parted] = {}
+        self._unsorted = {name: Unsorted(directory / name, sum(width)) for name, width in _SORTED.items()}
         self._rows_per_part = rows_per_part
         self._lines = _Lines(tables)
         self._serials = dict.fromkeys(allocations_by_cell, 0)
@@ -106,7 +112,7 @@ class BoardLoad:
     def add(self, kind: str, rows: Rows) -> None:
         parted = self._given.get(kind)
         if parted is None:
-            parted = self._given[kind] = _Parted(self._directory / kind, self._owner_bounds, rows.dtype)
+            parted = self._given[kind] = Parted(self._directory / kind, self._owner_bounds, rows.dtype)
         parted.add(rows, rows["owner"])
 
     def steps(self) -> Iterator[Step]:
@@ -114,7 +120,7 @@ class BoardLoad:
         done = 0
         for part in range(len(self._owner_bounds) + 1):
             done += self._build(part)
-            yield Step("allocations", done, self._allocations)
+            yield Step("placing allocations", done, self._allocations)
         self._put_serials()
         done, of = 0, sum(unsorted.count for unsorted in self._unsorted.values())
         for name, width in _SORTED.items():
@@ -125,7 +131,7 @@ class BoardLoad:
                 elif name == "pins":
                     self._lines.count_pins(rows)
                 done += count
-                yield Step("rows of indexes", done, of)
+                yield Step("sorting indexes", done, of)
         yield from self._lines.put_states()
         shutil.rmtree(self._directory)
 
@@ -144,9 +150,9 @@ class BoardLoad:
         members = _Members.of(owners, given.get("member_routes"))
         with self._tables.env.begin(write=True) as txn:
             values = _allocation_records(owners, listed, members, given.get("custom_fields"))
-            _put(txn, self._tables.allocations, zip(_each(owners.refs), values, strict=True))
+            _put(txn, self._tables.allocations, zip(each_of(owners.refs), values, strict=True))
             if members is not None:
-                _put(txn, self._tables.members, zip(_each(members.keys()), repeat(b"")))
+                _put(txn, self._tables.members, zip(each_of(members.keys()), repeat(b"")))
                 _put(txn, self._tables.memberships, members.memberships())
         add = self._unsorted
         add["ids"].add(owners.id_rows())
@@ -163,14 +169,14 @@ class BoardLoad:
 
     def _refs(self, owners: Rows) -> Bytes:
         """The next of each cell, in the order of the owners."""
-        cells = _matrix(owners)[:, 0]
+        cells = bytes_of(owners)[:, 0]
         refs = np.empty((len(owners), _REF_BYTES), dtype=np.uint8)
         refs[:, 0] = cells
         for cell, count in zip(*np.unique(cells, return_counts=True), strict=True):
             last = self._serials.get(int(cell), 0)
             self._serials[int(cell)] = last + int(count)
             serials = np.arange(last + 1, last + int(count) + 1)
-            refs[cells == cell, 1:] = _big_endian(serials, _REF_BYTES - 1)
+            refs[cells == cell, 1:] = big_endian(serials, _REF_BYTES - 1)
         return refs
 
     def _put_serials(self) -> None:
@@ -204,7 +210,7 @@ class _Owners:
         self.refs = refs
         self.count = len(rows)
         self.keys = rows["owner"].copy()
-        self.cells = _matrix(self.keys)[:, 0]
+        self.cells = bytes_of(self.keys)[:, 0]
 
     def places(self, rows: Rows) -> Numbers:
         """Whose rows these are."""
@@ -213,8 +219,8 @@ class _Owners:
         return places
 
     def id_rows(self) -> Bytes:
-        tenants = _big_endian(self.rows["tenant_no"], 4)
-        return _side_by_side(self.cells, tenants, _matrix(self.keys)[:, 1:], self.refs)
+        tenants = big_endian(self.rows["tenant_no"], 4)
+        return side_by_side(self.cells, tenants, bytes_of(self.keys)[:, 1:], self.refs)
 
     def needs_pin(self, side: Side) -> Rows:
         return self.rows["b_listed_need_pin" if side else "a_listed_need_pin"]
@@ -227,10 +233,11 @@ class _Listed:
     """
 
     def __init__(self, owners: _Owners, given: Mapping[str, Rows]) -> None:
-        rows, each = owners.rows, np.arange(owners.count)
+        rows, all_of_them = owners.rows, np.arange(owners.count)
+        # (owner, kind, place in the list, value)
         found: list[tuple[Numbers, Any, Any, Any]] = [
-            (each, _A_VNS, 0, rows["a_virtual_number"]),
-            (each, _B_VNS, 0, rows["b_virtual_number"]),
+            (all_of_them, _A_VNS, 0, rows["a_virtual_number"]),
+            (all_of_them, _B_VNS, 0, rows["b_virtual_number"]),
         ]
         for pin_kind, pins in ((_A_PINS, rows["a_pin"]), (_B_PINS, rows["b_pin"])):
             has_one = np.flatnonzero(pins)
@@ -254,13 +261,13 @@ class _Listed:
         self.kind: Numbers = kind[order]
         self.value: Numbers = value[order]
         counts = np.bincount(slot, minlength=owners.count * _KINDS)
-        self.firsts: Numbers = _starts(counts).reshape(-1, _KINDS)
+        self.firsts: Numbers = starts_of(counts).reshape(-1, _KINDS)
         self.counts: Numbers = counts.reshape(-1, _KINDS)
         self.is_virtual_number = np.isin(self.kind, _VNS)
 
     def pairs(self, one: int, other: int, where: Rows | None = None) -> tuple[Numbers, Numbers, Numbers]:
         """Each of a kind with each of another: (owner, place of the one, place of the other)."""
-        owner, within = _counted_up(
+        owner, within = counted_up(
             self.counts[:, one] * self.counts[:, other] * (1 if where is None else where)
         )
         first, second = np.divmod(within, np.maximum(self.counts[owner, other], 1))
@@ -290,16 +297,16 @@ class _Members:
     def keys(self) -> Bytes:
         """Of the table `members`, in its order."""
         rows = self._rows[self._first]
-        keys = _side_by_side(
+        keys = side_by_side(
             self._owners.refs[self.owner[self._first]],
             rows["is_b"],
-            _big_endian(_LATEST - rows["joined_at_us"].astype(np.uint64), 8),
-            _big_endian(_LATEST - rows["number"].astype(np.uint64), 8),
+            big_endian(_LATEST - rows["joined_at_us"].astype(np.uint64), 8),
+            big_endian(_LATEST - rows["number"].astype(np.uint64), 8),
         )
-        return _matrix(np.sort(_texts(keys)))
+        return bytes_of(np.sort(texts_of(keys)))
 
     def memberships(self) -> Iterator[tuple[bytes, bytes]]:
-        refs = list(_each(self._owners.refs))
+        refs = list(each_of(self._owners.refs))
         ends = np.append(self._first[1:], len(self._rows))
         for first, end, needs_pin in zip(self._first, ends, self._needs_pin, strict=True):
             row = self._rows[first]
@@ -339,8 +346,8 @@ class _Lines:
         with self._tables.env.begin() as txn, txn.cursor(db=self._tables.lines) as cursor:
             rows = b"".join(bytes(key) + bytes(line) for key, line in cursor)
         table = np.frombuffer(rows, dtype=np.uint8).reshape(-1, _LINE_KEY.itemsize + _LINE_BYTES)
-        self._keys = _texts(table[:, : _LINE_KEY.itemsize])
-        self._line_of_key = _numbers(table[:, _LINE_KEY.itemsize :])
+        self._keys = texts_of(table[:, : _LINE_KEY.itemsize])
+        self._line_of_key = numbers_of(table[:, _LINE_KEY.itemsize :])
 
     def of(
         self, owners: _Owners, owner: Numbers, virtual_number: Numbers, where: Rows | None = None
@@ -352,16 +359,24 @@ class _Lines:
         keys["cell"] = owners.cells[owner[asked]]
         keys["tenant_no"] = owners.rows["tenant_no"][owner[asked]]
         keys["number"] = virtual_number[asked]
-        texts = keys.view(f"S{_LINE_KEY.itemsize}")
-        is_missing = ~np.isin(texts, self._keys)
+        places, is_missing = self._find(keys)
         if is_missing.any():
             # The tenant of an allocation may have lost the VN while it was being made.
             self._tables.add_lines(
                 (int(key["cell"]), int(key["tenant_no"]), E164(key["number"])) for key in keys[is_missing]
             )
             self._read()
-        lines[asked] = self._line_of_key[np.searchsorted(self._keys, texts)]
+            places, _ = self._find(keys)
+        lines[asked] = self._line_of_key[places]
         return lines
+
+    def _find(self, keys: Rows) -> tuple[Numbers, Rows]:
+        """Where they are, and which of them are not there."""
+        texts = keys.view(f"S{_LINE_KEY.itemsize}")
+        places = np.searchsorted(self._keys, texts)
+        if not len(self._keys):
+            return places, np.ones(len(keys), dtype=bool)
+        return places, self._keys[np.minimum(places, len(self._keys) - 1)] != texts
 
     def count_allocations(self, owners: _Owners, listed: _Listed, lines: Numbers) -> None:
         """An allocation counts once on a line, also where both its sides have it."""
@@ -373,13 +388,13 @@ class _Lines:
 
     def count_callers(self, routes: Bytes) -> None:
         """Of a sorted part, which has all routes of a caller on a line, one behind the other."""
-        keys = _texts(routes[:, : _SORTED["routes"].key])
+        keys = texts_of(routes[:, : _SORTED["routes"].key])
         is_first = np.ones(len(keys), dtype=bool)
         is_first[1:] = keys[1:] != keys[:-1]
-        _count(self._callers, _numbers(routes[is_first, 8:12]))
+        _count(self._callers, numbers_of(routes[is_first, 8:12]))
 
     def count_pins(self, pins: Bytes) -> None:
-        _count(self._pins, _numbers(pins[:, 5:9]) << 8 | _pin_lengths(_numbers(pins[:, 1:5])))
+        _count(self._pins, numbers_of(pins[:, 5:9]) << 8 | _pin_lengths(numbers_of(pins[:, 1:5])))
 
     def put_states(self) -> Iterator[Step]:
         """What stands on each line."""
@@ -395,7 +410,7 @@ class _Lines:
                 )
                 for line in lines[start : start + LINES_PER_STEP]
             )
-            yield Step("virtual numbers", min(start + LINES_PER_STEP, len(lines)), len(lines))
+            yield Step("counting on virtual numbers", min(start + LINES_PER_STEP, len(lines)), len(lines))
 
 
 # ── rows as board.py makes them one by one ────────────────────────────────────
@@ -416,13 +431,13 @@ def _allocation_records(
     heads["expires_at_us"] = rows["expires_at_us"]
     heads["flags"] = flags
     heads["counts"] = listed.counts[:, [_A_NUMBERS, _A_VNS, _A_PINS, _B_NUMBERS, _B_VNS, _B_PINS]]
-    heads["id"] = _matrix(owners.keys)[:, 1:].copy().view("V16").ravel()
+    heads["id"] = bytes_of(owners.keys)[:, 1:].copy().view("V16").ravel()
 
     numbers = listed.counts[:, :_A_PINS].sum(axis=1)
     lengths = _HEAD.itemsize + 8 * numbers + 4 * listed.counts[:, _A_PINS:].sum(axis=1)
-    starts = _starts(lengths)
+    starts = starts_of(lengths)
     data = np.empty(int(lengths.sum()), dtype=np.uint8)
-    data[starts[:, None] + np.arange(_HEAD.itemsize)] = _matrix(heads)
+    data[starts[:, None] + np.arange(_HEAD.itemsize)] = bytes_of(heads)
     place = np.arange(len(listed.owner)) - listed.firsts[listed.owner, 0]
     is_pin = listed.kind >= _A_PINS
     body = starts[listed.owner] + _HEAD.itemsize
@@ -430,7 +445,7 @@ def _allocation_records(
         # The numbers before the PINs are twice as wide.
         wider = 0 if width == 8 else 4 * numbers[listed.owner[chosen]]
         at = body[chosen] + width * place[chosen] + wider
-        data[at[:, None] + np.arange(width)] = _big_endian(listed.value[chosen], width)
+        data[at[:, None] + np.arange(width)] = big_endian(listed.value[chosen], width)
     text = data.tobytes()
     ends = starts + lengths
     values = [text[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
@@ -450,8 +465,8 @@ def _listed_routes(owners: _Owners, listed: _Listed, lines: Numbers) -> Iterator
 
 
 def _route_rows(owners: _Owners, owner: Numbers, caller: Rows, lines: Numbers, flags: Rows) -> Bytes:
-    return _side_by_side(
-        owners.cells[owner], _big_endian(caller, 7), _big_endian(lines, 4), flags, owners.refs[owner]
+    return side_by_side(
+        owners.cells[owner], big_endian(caller, 7), big_endian(lines, 4), flags, owners.refs[owner]
     )
 
 
@@ -469,26 +484,23 @@ def _pins(owners: _Owners, listed: _Listed, lines: Numbers) -> Iterator[tuple[By
     ):
         owner, pin, virtual_number = listed.pairs(pins, _VNS[side], where)
         holder = np.where(is_common[owner], records.PIN_OF_BOTH_SIDES, side).astype(np.uint8)
-        code, line, refs = listed.value[pin], _big_endian(lines[virtual_number], 4), owners.refs[owner]
+        code, line, refs = listed.value[pin], big_endian(lines[virtual_number], 4), owners.refs[owner]
         may_call = np.ones(len(owner), dtype=bool) if side is Side.A else owners.rows["is_twoway"][owner]
-        usable = _side_by_side(
+        usable = side_by_side(
             line,
             PIN_DIGITS_MAX - _pin_lengths(code),
-            _big_endian(owners.rows["expires_at_us"][owner], 8),
+            big_endian(owners.rows["expires_at_us"][owner], 8),
             refs,
             holder,
         )
         yield (
-            _side_by_side(owners.cells[owner], _big_endian(code, 4), line, holder, refs),
+            side_by_side(owners.cells[owner], big_endian(code, 4), line, holder, refs),
             usable[may_call],
         )
 
 
 def _pin_lengths(codes: Numbers) -> Numbers:
     return np.searchsorted(_FIRST_OF_LENGTH, codes, side="right")
-
-
-# ── rows on disk ──────────────────────────────────────────────────────────────
 
 
 def _owner_bounds(allocations_by_cell: Mapping[int, int], per_part: int) -> Rows:
@@ -509,92 +521,6 @@ def _owner_bounds(allocations_by_cell: Mapping[int, int], per_part: int) -> Rows
     return np.array(bounds, dtype=f"S{_OWNER_BYTES}")
 
 
-class _Parted:
-    """Rows in files, one for each range of keys; each file is taken once."""
-
-    def __init__(self, directory: Path, bounds: Rows, form: np.dtype[Any]) -> None:
-        directory.mkdir(mode=0o700)
-        self._directory = directory
-        self._bounds = bounds
-        self._form = form
-
-    def add(self, rows: Rows, keys: Rows) -> None:
-        parts = np.searchsorted(self._bounds, keys, side="right").astype(np.uint16)
-        rows = rows[np.argsort(parts, kind="stable")]
-        counts = np.bincount(parts)
-        for part, start, count in zip(range(len(counts)), _starts(counts), counts, strict=True):
-            if count:
-                with self._file(part).open("ab") as file:
-                    file.write(rows[start : start + count].tobytes())
-
-    def take(self, part: int) -> Rows:
-        file = self._file(part)
-        if not file.exists():
-            return np.empty(0, dtype=self._form)
-        rows = np.fromfile(file, dtype=self._form)
-        file.unlink()
-        return rows
-
-    def _file(self, part: int) -> Path:
-        return self._directory / str(part)
-
-
-class _Unsorted:
-    """Rows of bytes in a file, of any number, to be had sorted once."""
-
-    def __init__(self, path: Path, width: int) -> None:
-        self._path = path
-        self._form = np.dtype(f"S{width}")
-        self.count = 0
-
-    def add(self, rows: Bytes) -> None:
-        with self._path.open("ab") as file:
-            file.write(rows.tobytes())
-        self.count += len(rows)
-
-    def sorted_parts(self, key_bytes: int, rows_per_part: int) -> Iterator[tuple[Bytes, int]]:
-        """(rows, each once, and how many there were); all with the same key are in one part."""
-        parts = -(-self.count // rows_per_part)
-        if not parts:
-            return
-        if parts == 1:
-            rows = np.fromfile(self._path, dtype=self._form)
-            self._path.unlink()
-            yield _sorted_once(rows), len(rows)
-            return
-        parted = self._parted(parts, key_bytes, rows_per_part)
-        for part in range(parts):
-            rows = parted.take(part)
-            if len(rows):
-                yield _sorted_once(rows), len(rows)
-
-    def _parted(self, parts: int, key_bytes: int, rows_per_step: int) -> _Parted:
-        every = max(self.count // (parts * _SAMPLED_PER_PART), 1)
-        sample = np.sort(np.concatenate([rows[::every] for rows in self._read(rows_per_step)]))
-        bounds = sample[len(sample) // parts :: -(-len(sample) // parts)]
-        parted = _Parted(self._path.with_suffix(".parts"), _texts(_matrix(bounds)[:, :key_bytes]), self._form)
-        for rows in self._read(rows_per_step):
-            parted.add(rows, rows)
-        self._path.unlink()
-        return parted
-
-    def _read(self, rows_per_step: int) -> Iterator[Rows]:
-        for start in range(0, self.count, rows_per_step):
-            yield np.fromfile(
-                self._path, dtype=self._form, count=rows_per_step, offset=start * self._form.itemsize
-            )
-
-
-def _sorted_once(rows: Rows) -> Bytes:
-    rows = np.sort(rows)
-    is_new = np.ones(len(rows), dtype=bool)
-    is_new[1:] = rows[1:] != rows[:-1]
-    return _matrix(rows[is_new])
-
-
-# ── numpy ─────────────────────────────────────────────────────────────────────
-
-
 def _put(
     txn: lmdb.Transaction,
     db: lmdb._Database,
@@ -610,49 +536,3 @@ def _put(
 def _count(counter: Counter[int], values: Numbers) -> None:
     found, counts = np.unique(values, return_counts=True)
     counter.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-
-
-def _counted_up(counts: Numbers) -> tuple[Numbers, Numbers]:
-    """(0, 0), (0, 1), … (1, 0), …: each place as often as it counts, and how often it came before."""
-    places = np.repeat(np.arange(len(counts)), counts)
-    return places, np.arange(len(places)) - np.repeat(_starts(counts), counts)
-
-
-def _starts(lengths: Numbers) -> Numbers:
-    """Where each begins if they lie one behind the other."""
-    starts = np.zeros(len(lengths), dtype=np.int64)
-    np.cumsum(lengths[:-1], out=starts[1:])
-    return starts
-
-
-def _matrix(rows: Rows) -> Bytes:
-    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.itemsize)
-
-
-def _texts(rows: Bytes) -> Rows:
-    """Rows of bytes as what numpy compares byte by byte."""
-    return np.ascontiguousarray(rows).view(f"S{rows.shape[1]}").ravel()
-
-
-def _each(rows: Bytes) -> Iterator[bytes]:
-    return (row for (row,) in Struct(f"{rows.shape[1]}s").iter_unpack(rows.tobytes()))
-
-
-def _numbers(rows: Bytes) -> Numbers:
-    """Of 4 bytes each."""
-    return np.ascontiguousarray(rows).view(">u4").ravel().astype(np.int64)
-
-
-def _big_endian(numbers: Rows, width: int) -> Bytes:
-    return _matrix(numbers.astype(">u8"))[:, 8 - width :]
-
-
-def _side_by_side(*columns: Rows) -> Bytes:
-    """Rows of all these bytes; a column of one axis is a byte."""
-    parts = [column if column.ndim == 2 else column[:, None] for column in columns]
-    rows = np.empty((len(parts[0]), sum(part.shape[1] for part in parts)), dtype=np.uint8)
-    at = 0
-    for part in parts:
-        rows[:, at : at + part.shape[1]] = part
-        at += part.shape[1]
-    return rows
