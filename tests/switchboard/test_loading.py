@@ -186,6 +186,25 @@ async def test_an_allocation_keeps_its_line_where_its_tenant_has_lost_the_vn(
         tables.close()
 
 
+async def test_a_board_that_cannot_be_written_is_not_taken_for_a_database_that_is_away(
+    offices: list[Office], tmp_path: Path
+) -> None:
+    await offices[0].made([PEOPLE[0]], [PEOPLE[1]])
+    tables = BoardTables(tmp_path / "board")
+
+    def spoil(step: Step) -> None:
+        # What comes next wants to be put here.
+        if step.what == "reading allocations":
+            (tables.directory / "loading" / "numbers").touch()
+
+    try:
+        with pytest.raises(FileExistsError):
+            await load_board(offices[0].database, tables, spoil)
+        assert offices[0].database.is_up
+    finally:
+        tables.close()
+
+
 async def test_an_empty_database_makes_an_empty_board(new_database: NewDatabase, tmp_path: Path) -> None:
     database = await new_database()
     tables = BoardTables(tmp_path / "board")

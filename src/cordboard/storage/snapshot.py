@@ -109,11 +109,6 @@ _PIECES: Final = np.dtype(
         ("piece", f"V{PIECE_BYTES}"),
     ]
 )
-FORMS: Final[dict[str, np.dtype[Any]]] = {
-    **{name: kind.given for name, kind in _KINDS.items()},
-    "custom_fields": _PIECES,
-}
-"""Kind → what its rows look like; the order in which `copy_out` gives them."""
 
 
 async def counts(connection: Connection) -> dict[int, int]:
@@ -122,7 +117,7 @@ async def counts(connection: Connection) -> dict[int, int]:
 
 
 async def copy_out(connection: Connection, take: Take) -> None:
-    """Give `take` everything that stands on virtual numbers, kind by kind in the order of FORMS.
+    """Give `take` everything that stands on virtual numbers, one kind after the other.
 
     In a transaction that sees one instant. Nothing but the rows of a step is held in memory.
     """

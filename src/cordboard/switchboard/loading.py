@@ -14,6 +14,14 @@ from cordboard.tables.loading import ALLOCATIONS_PER_PART, ROWS_PER_PART, BoardL
 from cordboard.tables.steps import OnLoad, Step
 
 
+class _Unwritable(Exception):
+    """The board's directory, where an OSError by itself would pass for one of the database's sockets."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 async def load_board(
     database: Database,
     tables: BoardTables,
@@ -26,7 +34,7 @@ async def load_board(
     """Put everything that stands on an empty board; `beside` reads in the same instant.
 
     The work is done in a thread, because a node that loads anew goes on answering by the board that it has.
-    Raises DatabaseAway; the board is worth nothing then.
+    Raises DatabaseAway, or OSError where there is no room; the board is worth nothing then.
     """
     loop = asyncio.get_running_loop()
     # Whoever leaves waits for the last piece of work: nothing writes to a board that is closed.
@@ -43,11 +51,17 @@ async def load_board(
             rows_read: Counter[str] = Counter()
             adding = loop.run_in_executor(thread, tables.set_positions, positions)
 
+            def add(kind: str, rows: snapshot.Rows) -> None:
+                try:
+                    loading.add(kind, rows)
+                except OSError as error:
+                    raise _Unwritable(error) from error
+
             async def take(kind: str, rows: snapshot.Rows) -> None:
                 # PostgreSQL goes on while these are added, but never two steps ahead.
                 nonlocal adding
                 await adding
-                adding = loop.run_in_executor(thread, loading.add, kind, rows)
+                adding = loop.run_in_executor(thread, add, kind, rows)
                 rows_read[kind] += len(rows)
                 of = sum(by_cell.values()) if kind == "allocations" else None
                 on_load(Step(f"reading {kind.replace('_', ' ')}", rows_read[kind], of))
@@ -58,6 +72,10 @@ async def load_board(
                 await beside(connection)
             return loading
 
-        steps = (await database.read_snapshot(read)).steps()
+        try:
+            loading = await database.read_snapshot(read)
+        except _Unwritable as unwritable:
+            raise unwritable.error from None
+        steps = loading.steps()
         while (step := await loop.run_in_executor(thread, next, steps, None)) is not None:
             on_load(step)
