@@ -77,13 +77,14 @@ CROSS JOIN generate_series(0, 1) AS side (place);
 SELECT
     format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS away,
     format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS back,
-    contype = 'f' AS is_reference
+    contype = 'f' AS is_reference, conrelid::regclass::text AS table_name
 FROM pg_constraint
 WHERE contype IN ('p', 'u', 'f') AND (conrelid = ANY($1::text[]::regclass[]) OR confrelid = ANY($1::text[]::regclass[]))
 ORDER BY contype = 'f' DESC, conname;
 
 -- name: indexes
-SELECT format('DROP INDEX %s', indexrelid::regclass) AS away, pg_get_indexdef(indexrelid) AS back
+SELECT format('DROP INDEX %s', indexrelid::regclass) AS away, pg_get_indexdef(indexrelid) AS back,
+    false AS is_reference, indrelid::regclass::text AS table_name
 FROM pg_index
 WHERE indrelid = ANY($1::text[]::regclass[])
     AND NOT EXISTS (SELECT 1 FROM pg_constraint WHERE pg_constraint.conindid = pg_index.indexrelid)

@@ -67,37 +67,5 @@ FROM virtual_number
 JOIN tenant ON tenant.cell = virtual_number.cell AND tenant.id = virtual_number.tenant_id
 WHERE $1::bigint[] IS NULL OR virtual_number.number = ANY($1);
 
--- name: snapshot_allocations
-SELECT allocation.cell, allocation.id, tenant.tenant_no, allocation.product, allocation.usage, allocation.version,
-    allocation.a_virtual_numbers, allocation.b_virtual_numbers, allocation.a_pins, allocation.b_pins,
-    allocation.a_listed_need_pin, allocation.b_listed_need_pin, allocation.common_pin, allocation.expires_at,
-    allocation.is_exclusive, allocation.pin_attempts_max, allocation.pin_failures, allocation.record,
-    allocation.custom_field,
-    ARRAY(SELECT party_number.number FROM party_number
-          WHERE party_number.cell = allocation.cell AND party_number.allocation_id = allocation.id
-              AND party_number.side = 'a' AND party_number.list_position IS NOT NULL
-          ORDER BY party_number.list_position) AS a_numbers,
-    ARRAY(SELECT party_number.number FROM party_number
-          WHERE party_number.cell = allocation.cell AND party_number.allocation_id = allocation.id
-              AND party_number.side = 'b' AND party_number.list_position IS NOT NULL
-          ORDER BY party_number.list_position) AS b_numbers
-FROM allocation
-JOIN tenant ON tenant.cell = allocation.cell AND tenant.id = allocation.tenant_id
-WHERE allocation.state = 'active'
-ORDER BY allocation.cell, allocation.id;
-
--- name: snapshot_members
-SELECT party_number.cell, tenant.tenant_no, party_number.allocation_id, party_number.number, party_number.side,
-    party_number.joined_at, bool_or(route.needs_pin) AS needs_pin,
-    array_agg(route.virtual_number ORDER BY route.virtual_number) AS virtual_numbers
-FROM party_number
-JOIN allocation ON allocation.cell = party_number.cell AND allocation.id = party_number.allocation_id
-JOIN tenant ON tenant.cell = allocation.cell AND tenant.id = allocation.tenant_id
-JOIN route ON route.cell = party_number.cell AND route.allocation_id = party_number.allocation_id
-    AND route.number = party_number.number
-WHERE allocation.state = 'active' AND party_number.joined_at IS NOT NULL
-GROUP BY party_number.cell, tenant.tenant_no, party_number.allocation_id, party_number.number,
-    party_number.side, party_number.joined_at;
-
 -- name: database_id
 SELECT id FROM installation;

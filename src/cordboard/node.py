@@ -30,7 +30,7 @@ from cordboard.switchboard.allocating import Allocating
 from cordboard.switchboard.answering import CallAnswering
 from cordboard.switchboard.expiry import Expiry
 from cordboard.switchboard.follower import BoardFollower
-from cordboard.switchboard.keeper import BoardKeeper, OnLoad
+from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.recording import Recording
 from cordboard.switchboard.records import CallRecords
 from cordboard.switchboard.retention import Retention
@@ -41,6 +41,7 @@ from cordboard.switchboard.telling import Telling
 from cordboard.switchboard.tenants import TenantDirectory
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.progress import ProgressTables
+from cordboard.tables.steps import OnLoad
 from cordboard.telemetry import Metrics
 from cordboard.tracing import Tracing, tracing_of
 from cordboard.web.app import serving

@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-import time
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from cordboard.postal_table import BadPostalTable
 from cordboard.settings import Settings, admin_token
 from cordboard.storage.database import Database, DatabaseAway
 from cordboard.storage.sealing import DataKeyMissing
-from cordboard.switchboard.keeper import OnLoad
+from cordboard.switchboard.keeper import told_now_and_then
 from cordboard.tallies import leave
 from cordboard.tracing import TracingUnavailable, tracing_of
 from cordboard.web.app import KEEPALIVE_S, serving
@@ -54,8 +53,6 @@ DRAIN: Final = b"drain"
 
 # Connections of a process that is to end are closed by their clients, or after they were idle for that long.
 DRAIN_S: Final = KEEPALIVE_S + 5.0
-# Ten million allocations take minutes.
-LOADING_TOLD_S: Final = 5.0
 # A worker batches what it writes: the batches of some cells, and the API's reads beside them.
 CONNECTIONS_OF_WORKER: Final = 8
 
@@ -163,25 +160,12 @@ async def _keep_board(assignment: Assignment, supervisor: Supervisor) -> None:
         await database.migrate()
         say_waiting = partial(supervisor.say, WAITING)
         await stack.enter_async_context(
-            running_board(settings, database, SystemClock(), say_waiting, tracing, _tell_now_and_then())
+            running_board(settings, database, SystemClock(), say_waiting, tracing, told_now_and_then())
         )
         tame_collector()
         supervisor.say(READY)
         _log.info("board.in_charge")
         await supervisor.stop.wait()
-
-
-def _tell_now_and_then() -> OnLoad:
-    """How far the loading of the board is, for whoever reads the log of a start that takes minutes."""
-    told_at_s = time.monotonic()
-
-    def tell(rows: int) -> None:
-        nonlocal told_at_s
-        if (now_s := time.monotonic()) - told_at_s >= LOADING_TOLD_S:
-            told_at_s = now_s
-            _log.info("board.loading", rows=rows)
-
-    return tell
 
 
 async def _answer(assignment: Assignment, supervisor: Supervisor) -> None:

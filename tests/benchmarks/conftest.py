@@ -38,7 +38,7 @@ async def filled(new_database: NewDatabase, postgres: EmbeddedPostgres) -> Async
     connection = await asyncpg.connect(**connect_kwargs)
     world = World(ALLOCATIONS)
     before = await keys_and_indexes(connection)
-    row_bytes = await fill_database(connection, world)
+    row_bytes = await fill_database(connect_kwargs, world)
     yield Filled(world, database, connection, name, row_bytes, before)
     await connection.close()
 

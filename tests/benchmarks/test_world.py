@@ -18,9 +18,8 @@ from benchmarks.peers.fastapi_redis import fill
 from benchmarks.peers.lookup import Wiring
 from benchmarks.servers import served
 from benchmarks.world import LISTED_A, LISTED_B, STRANGERS, TENANT
-from cordboard.storage import feed
-from cordboard.storage.database import Connection
 from cordboard.storage.embedded import EmbeddedPostgres
+from cordboard.switchboard.loading import load_board
 from cordboard.tables.board import BoardTables
 from tests.benchmarks.conftest import ALLOCATIONS, Filled, keys_and_indexes
 
@@ -38,13 +37,8 @@ async def test_the_rules_stand_again_when_the_rows_are_in(filled: Filled) -> Non
 async def test_every_case_is_decided_as_it_is_called(filled: Filled, board_directory: Path) -> None:
     """`decide` itself looks at each decision."""
     tables = BoardTables(board_directory)
-
-    async def read(connection: Connection) -> None:
-        async for cell, changes in feed.snapshot(connection):
-            tables.load(cell, changes)
-
     try:
-        await filled.database.read_snapshot(read)
+        await load_board(filled.database, tables)
         figures = list(decide(tables, filled.world, 2 * ALLOCATIONS))
         assert tables.allocation_count() == ALLOCATIONS
     finally:

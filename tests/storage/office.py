@@ -347,21 +347,26 @@ def _party(
 
 async def opened_office(database: Database, settings: dict[str, Any] | None = None) -> Office:
     """In a cell that nobody else has, of which there are 256."""
+    office = await office_among_others(database, settings)
+    neighbours = await office.fetch("SELECT id FROM tenant WHERE cell = $1 AND id <> $2", office.tenant.id)
+    assert not neighbours, "the module has more offices than there are cells"
+    return office
+
+
+async def office_among_others(
+    database: Database, settings: dict[str, Any] | None = None, virtual_numbers: int = 3
+) -> Office:
+    """In the least used cell."""
     number = next(_numbers)
     made = await provisioning.add_tenant(
         database, f"office-{number}", {**ENDPOINTS, **(settings or {})}, NOW_US
     )
-    neighbours = await database.read(
-        lambda connection: connection.fetchval(
-            "SELECT count(*) FROM tenant WHERE cell = $1 AND id <> $2", made.tenant.cell, made.tenant.id
-        )
-    )
-    assert neighbours == 0, "the module has more offices than there are cells"
-    virtual_numbers = tuple(E164(918_000_000_000 + number * 10 + place) for place in range(3))
+    first = 918_000_000_000 + number * 100
+    numbers = tuple(E164(first + place) for place in range(virtual_numbers))
     await provisioning.add_virtual_numbers(
-        database, made.tenant.id, [NewVirtualNumber(number) for number in virtual_numbers], NOW_US
+        database, made.tenant.id, [NewVirtualNumber(number) for number in numbers], NOW_US
     )
-    return Office(database, made.tenant, virtual_numbers)
+    return Office(database, made.tenant, numbers)
 
 
 class Undone(Exception):

@@ -6,7 +6,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -125,8 +125,10 @@ async def run() -> AsyncIterator[Run]:
     """Makes supervisors, and leaves no server behind, whoever started it."""
     made: list[tuple[Path, EmbeddedPostgres]] = []
 
-    def make(directory: Path, *, start_timeout_s: float = 60.0) -> EmbeddedPostgres:
-        postgres = EmbeddedPostgres(directory, start_timeout_s=start_timeout_s)
+    def make(
+        directory: Path, *, start_timeout_s: float = 60.0, settings: Mapping[str, str] | None = None
+    ) -> EmbeddedPostgres:
+        postgres = EmbeddedPostgres(directory, start_timeout_s=start_timeout_s, settings=settings)
         made.append((directory, postgres))
         return postgres
 
@@ -162,6 +164,25 @@ async def test_what_was_committed_is_there_after_a_stop_and_a_start(run: Run, di
     await postgres.stop()
     assert not postgres.is_alive()
     await postgres.start()
+    assert await read_words(postgres.address) == ["kept"]
+
+
+async def test_settings_of_one_start_are_gone_with_the_next(run: Run, directory: Path) -> None:
+    async def fsync(address: ServerAddress) -> str:
+        connection = await asyncpg.connect(**address.connect_kwargs)
+        try:
+            return str(await connection.fetchval("SHOW fsync"))
+        finally:
+            await connection.close()
+
+    careless = run(directory, settings={"fsync": "off", "wal_level": "minimal", "max_wal_senders": "0"})
+    await careless.start()
+    await write_word(careless.address)
+    assert await fsync(careless.address) == "off"
+    await careless.stop()
+    postgres = run(directory)
+    await postgres.start()
+    assert await fsync(postgres.address) == "on"
     assert await read_words(postgres.address) == ["kept"]
 
 

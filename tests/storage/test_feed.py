@@ -20,6 +20,7 @@ from cordboard.storage.allocations import AlreadyReleased, Conflict, Made
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
 from cordboard.storage.provisioning import CredentialKind, HasLiveAllocations, NewVirtualNumber
+from cordboard.switchboard.loading import load_board
 from cordboard.tables.board import BoardTables
 from tests.conftest import NewDatabase
 from tests.storage.boards import meaning_of
@@ -142,15 +143,9 @@ async def own_database(new_database: NewDatabase) -> AsyncIterator[Database]:
 
 
 async def load(database: Database, directory: Path) -> BoardTables:
+    """In parts so small that nearly everything lies in several."""
     tables = BoardTables(directory)
-
-    async def read(connection: Connection) -> None:
-        positions = await feed.heads(connection)
-        async for cell, step in feed.snapshot(connection):
-            tables.load(cell, step)
-        tables.set_positions(positions)
-
-    await database.read_snapshot(read)
+    await load_board(database, tables, allocations_per_part=2, rows_per_part=3)
     return tables
 
 

@@ -15,9 +15,10 @@ from cordboard.routing.changes import VirtualNumberStands
 from cordboard.routing.numbers import E164
 from cordboard.storage import feed
 from cordboard.storage.bell import Bell
-from cordboard.storage.database import Connection, Database
+from cordboard.storage.database import Database
 from cordboard.storage.feed import Position
 from cordboard.switchboard.keeper import BoardKeeper
+from cordboard.switchboard.loading import load_board
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables
 from tests.conftest import NewDatabase
@@ -59,13 +60,8 @@ async def caught_up(office: Office, keeper: BoardKeeper) -> None:
 
 async def assert_equals_database(database: Database, keeper: BoardKeeper, directory: Path) -> None:
     fresh = BoardTables(directory)
-
-    async def read(connection: Connection) -> None:
-        async for cell, changes in feed.snapshot(connection):
-            fresh.load(cell, changes)
-
     try:
-        await database.read_snapshot(read)
+        await load_board(database, fresh)
         assert meaning_of(keeper.tables) == meaning_of(fresh)
     finally:
         fresh.close()

@@ -65,6 +65,7 @@ from cordboard.storage.feed import Position
 from cordboard.storage.provisioning import NewVirtualNumber
 from cordboard.switchboard.allocating import Changed
 from cordboard.switchboard.answering import Caller, Keyed, Undecided
+from cordboard.switchboard.loading import load_board
 from cordboard.switchboard.second_wishes import SecondRevision, SecondWish
 from cordboard.switchboard.tenants import TenantView
 from cordboard.switchboard.wishes import (
@@ -727,14 +728,7 @@ class Story(RuleBasedStateMachine):
         """A fresh board, loaded from a snapshot, has what the live one has, in every table."""
         fresh = BoardTables(self.stage.directory / f"fresh-{self.tenant_id}")
         try:
-
-            async def read(connection: Connection) -> None:
-                heads = await feed.heads(connection)
-                async for cell, changes in feed.snapshot(connection):
-                    fresh.load(cell, changes)
-                fresh.set_positions(heads)
-
-            await self.stage.database.read_snapshot(read)
+            await load_board(self.stage.database, fresh, allocations_per_part=3, rows_per_part=7)
             for cell, (n, _) in fresh.positions_by_cell().items():
                 assert await self.stage.switchboard.keeper.wait_for(Position(cell, n), GIVE_UP_S)
             assert meaning_of(fresh) == meaning_of(self.stage.switchboard.keeper.tables)

@@ -10,12 +10,14 @@ import typer
 from rich.table import Table
 
 from cordboard.cli.reach import run, settings_of
-from cordboard.cli.shell import AsJson, DataDir, progress, show
+from cordboard.cli.shell import Advance, AsJson, DataDir, progress, show
 from cordboard.logs import configure_logging
 from cordboard.node import Announced, serve
 from cordboard.settings import Settings
 from cordboard.simulator import demo
 from cordboard.supervisor import supervise
+from cordboard.switchboard.keeper import told_now_and_then
+from cordboard.tables.steps import OnLoad, Step
 
 app: Final = typer.Typer()
 
@@ -41,13 +43,28 @@ def serve_command(
         run(supervise(lambda: Settings(**given), _announce))
         return
     with ExitStack() as loading:
-        advance = loading.enter_context(progress("loading the board"))
 
         def announce(node: Announced) -> None:
             loading.close()
             _announce(node)
 
-        run(serve(settings, announce, lambda rows: advance(rows, None)))
+        run(serve(settings, announce, _shown(loading) if sys.stderr.isatty() else told_now_and_then()))
+
+
+def _shown(loading: ExitStack) -> OnLoad:
+    """A bar for each thing that is done to load the board."""
+    shown = ""
+    advance: Advance | None = None
+
+    def show_step(step: Step) -> None:
+        nonlocal shown, advance
+        if advance is None or shown != step.what:
+            loading.close()
+            shown = step.what
+            advance = loading.enter_context(progress(f"loading the board: {step.what}"))
+        advance(step.done, step.of)
+
+    return show_step
 
 
 @app.command("demo")

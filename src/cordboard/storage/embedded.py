@@ -26,7 +26,7 @@ import signal
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -166,14 +166,24 @@ class EmbeddedPostgres:
     """One server over `directory`, which is made at the first start and belongs to the server alone.
 
     Where the engine needs more than the 50 connections of the initial settings, `connections_min` says so.
+    `settings` go before all others, for a server that this one starts: a database that can be made again
+    may be filled without a promise to keep anything.
 
     `start` and `stop` may be called in any order and more than once; `start` again brings back a server
     that died. The lock is released by the kernel when the engine dies, however it dies; a process forked
     from the engine without exec shares the lock and keeps it.
     """
 
-    def __init__(self, directory: Path, *, start_timeout_s: float = 60.0, connections_min: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        start_timeout_s: float = 60.0,
+        connections_min: int = 0,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self._connections_min = connections_min
+        self._settings = dict(settings or {})
         self._directory = directory.resolve()  # also how the server of another engine is recognised
         self._data = self._directory / "data"
         self._password_file = self._directory / "password"
@@ -379,6 +389,7 @@ class EmbeddedPostgres:
         settings = {**HELD_SETTINGS, "unix_socket_directories": quoted}
         if self._connections_min > int(INITIAL_SETTINGS["max_connections"]):
             settings["max_connections"] = str(self._connections_min)
+        settings |= self._settings
         command = [str(_programs() / "postgres"), "-D", str(self._data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]

@@ -10,17 +10,15 @@ from uuid import UUID
 
 import asyncpg
 
-from cordboard.clock import to_datetime, to_instant_us, to_instant_us_or_never
+from cordboard.clock import to_datetime, to_instant_us_or_never
 from cordboard.routing.changes import (
-    AllocationStands,
     Change,
     FeedRow,
-    MemberStands,
     TenantStands,
     VirtualNumberStands,
     encode,
 )
-from cordboard.routing.model import Allocation, AllocationId, CallPolicy, Party, Product, Side, Usage
+from cordboard.routing.model import Allocation, AllocationId, CallPolicy, Party, Product, Usage
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage.database import Connection
 from cordboard.storage.queries import load
@@ -31,7 +29,8 @@ _SQL: Final = load("feed")
 FEED_KEPT_S: Final = 3_600
 # The applier takes them in smaller steps.
 ROWS_PER_READ_MAX: Final = 200
-SNAPSHOT_ROWS_PER_STEP: Final = 500
+# Some 100 ms of the board.
+DIRECTORY_ROWS_PER_STEP: Final = 5_000
 
 
 class Position(NamedTuple):
@@ -99,30 +98,17 @@ async def tenant_change(connection: Connection, tenant_id: str) -> TenantStands:
     return _tenant(row)
 
 
-async def snapshot(connection: Connection) -> AsyncIterator[tuple[int, list[Change]]]:
-    """Everything that stands, as changes to an empty board, in steps of one cell each.
-
-    Read it inside one repeatable-read transaction together with `heads`.
-    """
+async def directory(connection: Connection) -> AsyncIterator[tuple[int, list[Change]]]:
+    """All tenants, then all VNs, as changes to an empty board, in steps of one cell each."""
+    tenants = await connection.fetch(_SQL["snapshot_tenants"], None)
+    numbers = await connection.fetch(_SQL["snapshot_virtual_numbers"], None)
     for rows in (
-        [(row["cell"], _tenant(row)) for row in await connection.fetch(_SQL["snapshot_tenants"], None)],
-        [
-            (row["cell"], _virtual_number(row))
-            for row in await connection.fetch(_SQL["snapshot_virtual_numbers"], None)
-        ],
+        [(row["cell"], _tenant(row)) for row in tenants],
+        [(row["cell"], _virtual_number(row)) for row in numbers],
     ):
-        for step in _by_cell(rows):
-            yield step
-    for query, change_of in (("snapshot_allocations", _allocation), ("snapshot_members", _member)):
-        step_rows: list[tuple[int, Change]] = []
-        async for row in connection.cursor(_SQL[query], prefetch=SNAPSHOT_ROWS_PER_STEP):
-            step_rows.append((row["cell"], change_of(row)))
-            if len(step_rows) == SNAPSHOT_ROWS_PER_STEP:
-                for step in _by_cell(step_rows):
-                    yield step
-                step_rows = []
-        for step in _by_cell(step_rows):
-            yield step
+        for cell, changes in _by_cell(rows):
+            for start in range(0, len(changes), DIRECTORY_ROWS_PER_STEP):
+                yield cell, changes[start : start + DIRECTORY_ROWS_PER_STEP]
 
 
 def _by_cell(rows: Iterable[tuple[int, Change]]) -> Iterable[tuple[int, list[Change]]]:
@@ -161,7 +147,7 @@ def _virtual_number(row: asyncpg.Record) -> Change:
 
 
 def allocation_of(row: asyncpg.Record) -> Allocation:
-    """The allocation of a row of `snapshot_allocations` or `allocations.standing`."""
+    """The allocation of a row of `allocations.standing`."""
     return Allocation(
         id=AllocationId(row["id"].bytes),
         product=Product(row["product"]),
@@ -179,10 +165,6 @@ def allocation_of(row: asyncpg.Record) -> Allocation:
     )
 
 
-def _allocation(row: asyncpg.Record) -> Change:
-    return AllocationStands(row["tenant_no"], row["version"], allocation_of(row))
-
-
 def _party(
     numbers: Sequence[Any], virtual_numbers: Sequence[Any], pins: Sequence[str], listed_need_pin: bool
 ) -> Party:
@@ -191,16 +173,4 @@ def _party(
         virtual_numbers=tuple(map(E164, virtual_numbers)),
         pins=tuple(map(Pin, pins)),
         listed_need_pin=listed_need_pin,
-    )
-
-
-def _member(row: asyncpg.Record) -> Change:
-    return MemberStands(
-        tenant_no=row["tenant_no"],
-        allocation_id=AllocationId(row["allocation_id"].bytes),
-        number=E164(row["number"]),
-        side=Side[row["side"].upper()],
-        joined_at_us=to_instant_us(row["joined_at"]),
-        needs_pin=row["needs_pin"],
-        virtual_numbers=tuple(map(E164, row["virtual_numbers"])),
     )

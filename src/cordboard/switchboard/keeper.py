@@ -10,7 +10,6 @@ import heapq
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -28,6 +27,7 @@ from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
 from cordboard.tables.pulse import Pulse
 from cordboard.tables.records import BOARD_VERSION
+from cordboard.tables.steps import OnLoad, Step
 
 # The safety net under the bell: without it a change is at most this late.
 POLL_S: Final = 0.1
@@ -37,13 +37,24 @@ AWAY_BACKOFF_S: Final = 0.5
 # A snapshot that a killed process leaves behind keeps every page that is replaced meanwhile: at 500 changes a
 # second some 10 MB. Looking takes microseconds.
 DEAD_READERS_S: Final = 5.0
+# Ten million allocations take minutes.
+LOADING_TOLD_S: Final = 5.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _log = structlog.get_logger(__name__)
 
 
-OnLoad = Callable[[int], None]
-"""Hears how many rows of the board that is being loaded are there."""
+def told_now_and_then() -> OnLoad:
+    """How far the loading is, for whoever reads the log of a start that takes minutes."""
+    told_at_s = time.monotonic()
+
+    def tell(step: Step) -> None:
+        nonlocal told_at_s
+        if (now_s := time.monotonic()) - told_at_s >= LOADING_TOLD_S:
+            told_at_s = now_s
+            _log.info("board.loading", what=step.what, done=step.done, of=step.of)
+
+    return tell
 
 
 class BoardKeeper:
@@ -170,26 +181,18 @@ class BoardKeeper:
 
     async def _load(self, stamp: dict[str, Any]) -> None:
         """Build the next generation beside the present one, then use it."""
+        # Only here: it imports numpy, a sixth of what a start with a kept board takes.
+        from cordboard.switchboard.loading import load_board
+
         found = self._stamp_on_disk()
         generation = 1 if found is None else found["generation"] + 1
         directory = generation_directory(self._directory, generation)
         shutil.rmtree(directory, ignore_errors=True)
         tables = BoardTables(directory)
 
-        async def read(connection: Connection) -> None:
-            heads = await feed.heads(connection)
-            loaded = 0
-            async for cell, changes in feed.snapshot(connection):
-                tables.load(cell, changes)
-                loaded += len(changes)
-                self._on_load(loaded)
-                await asyncio.sleep(0)
-            tables.set_positions(heads)
-            await self._restore_throttle(connection)
-
         asked_at_us = self._clock.now_us()
         try:
-            await self._database.read_snapshot(read)
+            await load_board(self._database, tables, self._on_load, beside=self._restore_throttle)
         except BaseException:
             tables.close()
             shutil.rmtree(directory, ignore_errors=True)

@@ -341,6 +341,7 @@ class BoardTables:
             metasync=False,
             writemap=False,
         )
+        self.directory = directory
         self._readers: dict[int, BoardReader] = {}
         self.positions = self.env.open_db(b"positions")
         self.serials = self.env.open_db(b"serials")
@@ -443,6 +444,20 @@ class BoardTables:
         with self.env.begin(write=True) as txn:
             for change in changes:
                 self._apply_one(txn, cell, change)
+
+    def add_lines(self, lines: Iterable[tuple[int, int, E164]]) -> None:
+        """For (cell, tenant_no, VN) each, where there is none yet."""
+        with self.env.begin(write=True) as txn:
+            for cell, tenant_no, virtual_number in lines:
+                self._line(txn, cell, tenant_no, virtual_number)
+
+    def count_on_lines(self, stands: Iterable[tuple[Line, int, int, int, tuple[int, ...]]]) -> None:
+        """What stands where nothing stood: (line, load, exclusive, callers, PINs by length - 1)."""
+        with self.env.begin(write=True) as txn:
+            for line, load, exclusive, callers, pins in stands:
+                was = self._state(txn, line)
+                becomes = was._replace(load=load, exclusive=exclusive, callers=callers, pins=pins)
+                self._set_state(txn, line[0], line, was, becomes)
 
     def set_positions(self, positions: dict[int, tuple[int, int]]) -> None:
         with self.env.begin(write=True) as txn:

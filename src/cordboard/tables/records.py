@@ -582,3 +582,32 @@ def feed_row_record(row: FeedRow) -> bytes:
 
 def feed_row_of(record: bytes) -> FeedRow:
     return FeedRow(*json.loads(record))
+
+
+# ── many at a time: the same bytes by name, for tables/loading.py ─────────────
+
+ALLOCATION_HEAD: Final = (
+    ("version", ">u4"),
+    ("expires_at_us", ">i8"),
+    ("flags", ">u2"),
+    # A's numbers, VNs and PINs, B's.
+    ("counts", "u1", (6,)),
+    ("id", "V16"),
+)
+"""The fields of `_HEAD`."""
+ALLOCATION_FLAGS: Final = {
+    "is_twoway": _TWOWAY,
+    "is_greenvn": _GREENVN,
+    "common_pin": _COMMON_PIN,
+    "a_listed_need_pin": _A_NEEDS_PIN,
+    "b_listed_need_pin": _B_NEEDS_PIN,
+    "has_members": _HAS_MEMBERS,
+    "is_exclusive": _EXCLUSIVE,
+    "is_locked": _LOCKED,
+    "record": _RECORD,
+    "has_custom_field": _CUSTOM_FIELD,
+}
+ROUTE_NEEDS_PIN: Final = _ROUTE_NEEDS_PIN
+ROUTE_IS_MEMBER: Final = _ROUTE_IS_MEMBER
+ROUTE_SIDE_B: Final = _ROUTE_SIDE_B
+PIN_OF_BOTH_SIDES: Final = _BOTH_SIDES

@@ -1,4 +1,4 @@
-"""`/openapi.json`, and `/docs` to read it: made once, when the engine starts.
+"""`/openapi.json`, and `/docs` to read it: made once, for the first who asks.
 
 Renderers were looked for and not taken: those that come as wheels are either so old that they do not know
 OpenAPI 3.1 or need Django, and bring a megabyte of script and styles that no strict policy allows. The page
@@ -7,10 +7,11 @@ is our own, without any script (web/page.py).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from aiohttp import web
@@ -33,25 +34,38 @@ class Documentation:
             Route("GET", "/openapi.json", self._send_document, OPEN, _operation("This document", JSON)),
             Route("GET", "/docs", self._send_page, OPEN, _operation("This document, to read", HTML)),
         ]
-        made = document([*routes, *self._routes], version("cordboard"))
-        self._document = _Kept(orjson.dumps(made), {"Content-Type": JSON})
-        self._page = _Kept(
+        self._documented = [*routes, *self._routes]
+        self._made: _Made | None = None
+
+    def routes(self) -> list[Route]:
+        return self._routes
+
+    async def _send_document(self, request: web.Request) -> web.Response:
+        return (await self._kept()).document.response(request)
+
+    async def _send_page(self, request: web.Request) -> web.Response:
+        return (await self._kept()).page.response(request)
+
+    async def _kept(self) -> _Made:
+        if self._made is None:
+            # 0.1 s, which neither a start nor the calls of that moment wait for.
+            self._made = await asyncio.to_thread(_make, self._documented)
+        return self._made
+
+
+def _make(routes: Sequence[Route]) -> _Made:
+    made = document(routes, version("cordboard"))
+    return _Made(
+        _Kept(orjson.dumps(made), {"Content-Type": JSON}),
+        _Kept(
             page_of(made).encode(),
             {
                 "Content-Type": f"{HTML}; charset=utf-8",
                 "Content-Security-Policy": policy(),
                 "Referrer-Policy": "no-referrer",
             },
-        )
-
-    def routes(self) -> list[Route]:
-        return self._routes
-
-    async def _send_document(self, request: web.Request) -> web.Response:
-        return self._document.response(request)
-
-    async def _send_page(self, request: web.Request) -> web.Response:
-        return self._page.response(request)
+        ),
+    )
 
 
 def _operation(summary: str, media_type: str) -> Operation:
@@ -73,3 +87,8 @@ class _Kept:
         if any(tag.value in (self._tag, "*") for tag in known):
             return web.Response(status=304, headers={**_CACHING, "ETag": self._headers["ETag"]})
         return web.Response(body=self._body, headers=self._headers)
+
+
+class _Made(NamedTuple):
+    document: _Kept
+    page: _Kept
