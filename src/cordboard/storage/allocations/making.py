@@ -10,12 +10,12 @@ from uuid import UUID
 import asyncpg
 
 from cordboard.clock import SECOND_US, to_datetime, to_datetime_or_none
-from cordboard.routing.allocate import Standing, side_key
+from cordboard.routing.allocate import Standing
 from cordboard.routing.changes import (
     AllocationStands,
     Change,
 )
-from cordboard.routing.model import Allocation, Product, Side
+from cordboard.routing.model import Allocation
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage import feed
 from cordboard.storage.allocations.releasing import release_ended_blockers
@@ -26,12 +26,9 @@ from cordboard.storage.allocations.rows import (
     PoolChanged,
     Taken,
     VirtualNumberBusy,
-    add_routes,
-    add_uses,
-    claim_pins,
+    check_pool,
+    claim_exclusive,
     claims,
-    columns_of,
-    cooling_routes,
     delete_routes,
     delete_uses,
     listed_routes,
@@ -161,47 +158,57 @@ async def _insert_rows(
     lost: dict[UUID, MakeResult],
     now_us: int,
 ) -> None:
-    rows = await connection.fetch(
-        _SQL["insert_allocations"],
-        cell,
-        [_row_json(item.standing) for item in items],
+    if not items:
+        return
+    alone = [item.standing.allocation for item in items if item.standing.allocation.is_exclusive]
+    # Before the statement that stands on them, which sees the VNs as they were when it began.
+    claimed = await claim_exclusive(
+        connection, cell, [use for allocation in alone for use in uses(allocation)], now_us
     )
-    inserted = {row["id"] for row in rows}
-    lost.update((item.id, ClientIdTaken()) for item in items if item.id not in inserted)
-    items = [item for item in items if item.id in inserted]
-    await insert_listed(connection, cell, [item.standing.allocation for item in items])
-    # First of all, because routes and PINs lock their VNs against whoever wants one alone.
-    standing_on = [use for item in items for use in uses(item.standing.allocation)]
-    for use in await add_uses(connection, cell, standing_on, now_us):
-        lost.setdefault(use.allocation_id, VirtualNumberBusy(use.virtual_number))
-    items = [item for item in items if item.id not in lost]
-    for route in await add_routes(
-        connection, cell, [route for item in items for route in listed_routes(item.standing.allocation)]
-    ):
-        lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
-    picked = [
-        route
-        for item in items
-        if item.standing.allocation.product is Product.GREENVN
-        for route in listed_routes(item.standing.allocation)
-    ]
-    for route in await cooling_routes(connection, cell, picked, now_us):
-        lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
-    wanted = [claim for item in items if item.id not in lost for claim in claims(item.standing.allocation)]
-    for claim in await claim_pins(connection, cell, wanted, now_us):
-        lost.setdefault(claim.allocation_id, PinTaken(claim.virtual_number, claim.pin))
+    refused = await connection.fetch(
+        _SQL["make"],
+        cell,
+        [_row_json(place, item.standing) for place, item in enumerate(items)],
+        [use.virtual_number for use in claimed],
+        [use.allocation_id for use in claimed],
+        to_datetime(now_us),
+    )
+    for row in refused:
+        lost.setdefault(row["allocation_id"], _taken_of(row))
+    # A claim whose allocation does not exist would not be taken back; only client ids keep one from existing.
+    assert not any(lost.get(use.allocation_id) == ClientIdTaken() for use in claimed)
+    await check_pool(
+        connection, cell, {E164(row["virtual_number"]) for row in refused if row["taken"] == "virtual_number"}
+    )
 
 
-def _row_json(standing: Standing) -> dict[str, object]:
+def _taken_of(row: asyncpg.Record) -> Taken:
+    match row["taken"]:
+        case "client_id":
+            return ClientIdTaken()
+        case "virtual_number":
+            return VirtualNumberBusy(E164(row["virtual_number"]))
+        case "number":
+            return NumberTaken(E164(row["virtual_number"]), E164(row["number"]))
+        case "pin":
+            return PinTaken(E164(row["virtual_number"]), Pin(row["pin"]))
+        case unknown:
+            raise AssertionError(f"the query has no such word: {unknown}")
+
+
+def _row_json(place: int, standing: Standing) -> dict[str, object]:
     allocation = standing.allocation
     a, b = allocation.a, allocation.b
     return {
+        "place": place,
         "id": allocation.id.hex(),
         "tenant_id": standing.tenant_id,
         "product": allocation.product.value,
         "client_id": standing.client_id,
         "generation": standing.generation,
         "usage": allocation.usage.value,
+        "a_numbers": a.numbers,
+        "b_numbers": b.numbers,
         "a_virtual_numbers": a.virtual_numbers,
         "b_virtual_numbers": b.virtual_numbers,
         "a_pins": pin_texts(a.pins),
@@ -220,16 +227,6 @@ def _row_json(standing: Standing) -> dict[str, object]:
         "created_at": to_datetime(standing.created_at_us),
         "expires_at": to_datetime_or_none(allocation.expires_at_us),
     }
-
-
-async def insert_listed(connection: Connection, cell: int, allocations: Sequence[Allocation]) -> None:
-    listed = [
-        (UUID(bytes=allocation.id), number, side_key(side), position)
-        for allocation in allocations
-        for side in Side
-        for position, number in enumerate(allocation.party(side).numbers)
-    ]
-    await connection.execute(_SQL["insert_listed"], cell, *columns_of(listed, 4))
 
 
 async def _take_back(connection: Connection, cell: int, ids: Sequence[UUID]) -> None:
