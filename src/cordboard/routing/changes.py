@@ -148,6 +148,15 @@ class FeedRow(NamedTuple):
     body: str
 
 
+class KnownRow(NamedTuple):
+    """A feed row whose change is at hand, because this process has written it; none for the windows."""
+
+    cell: int
+    n: int
+    tag: int
+    change: Change
+
+
 def encode(change: Change) -> tuple[str, str]:
     """The feed row of a change: (kind, body)."""
     match change:

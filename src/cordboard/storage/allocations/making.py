@@ -36,7 +36,7 @@ from cordboard.storage.allocations.rows import (
     uses,
 )
 from cordboard.storage.database import Connection
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Written
 from cordboard.storage.queries import load
 
 _SQL: Final = load("allocations")
@@ -70,7 +70,9 @@ class NewAllocation:
 
 
 class Made(NamedTuple):
-    position: Position
+    """`written` is of the whole batch."""
+
+    written: Written
 
 
 class AnsweredBefore(NamedTuple):
@@ -115,8 +117,8 @@ async def _make(
     ]
     if not changes:
         return [lost[item.id] for item in items]
-    position = await feed.append(connection, cell, changes, now_us)
-    return [lost.get(item.id, Made(position)) for item in items]
+    result = Made(await feed.write(connection, cell, changes, now_us))
+    return [lost.get(item.id, result) for item in items]
 
 
 async def _keep_answers(
