@@ -80,24 +80,30 @@ WITH wanted AS MATERIALIZED (
     FROM wanted
     JOIN made ON made.id = wanted.id
     CROSS JOIN LATERAL unnest(wanted.a_virtual_numbers || wanted.b_virtual_numbers) AS bearing (virtual_number)
+    ORDER BY bearing.virtual_number, wanted.id
 ), carried AS (
     INSERT INTO carried_allocation (cell, tenant_id, product, virtual_number, created_at, allocation_id)
     SELECT $1, tenant_id, product, virtual_number, created_at, id FROM stand
 ), used AS (
-    -- As `insert_uses`. Before routes and PINs, which lock their VNs against whoever wants one alone.
+    -- As `insert_uses`. Before routes and PINs, which lock their VNs against whoever wants one alone. Lateral, because
+    -- nobody can tell how many allocations a JSON text has, and a plan for many would read all VNs.
     INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive, product)
     SELECT $1, stand.virtual_number, stand.id, stand.is_exclusive, stand.product
     FROM stand
-    JOIN virtual_number ON virtual_number.cell = $1 AND virtual_number.number = stand.virtual_number
-        AND virtual_number.is_exclusive = stand.is_exclusive AND NOT virtual_number.is_drained
-        AND (virtual_number.cooling_until IS NULL OR virtual_number.cooling_until <= $5)
+    CROSS JOIN LATERAL (
+        SELECT virtual_number.number
+        FROM virtual_number
+        WHERE virtual_number.cell = $1 AND virtual_number.number = stand.virtual_number
+            AND virtual_number.is_exclusive = stand.is_exclusive AND NOT virtual_number.is_drained
+            AND (virtual_number.cooling_until IS NULL OR virtual_number.cooling_until <= $5)
+        FOR KEY SHARE
+    ) AS with_room
     WHERE NOT stand.is_exclusive
         OR (stand.virtual_number, stand.id) IN (
             SELECT claimed.virtual_number, claimed.allocation_id
             FROM unnest($3::bigint[], $4::uuid[]) AS claimed (virtual_number, allocation_id)
         )
     ORDER BY stand.virtual_number, stand.id
-    FOR KEY SHARE OF virtual_number
     ON CONFLICT DO NOTHING
     RETURNING virtual_number, allocation_id
 ), busy AS MATERIALIZED (
@@ -140,10 +146,15 @@ WITH wanted AS MATERIALIZED (
     -- As `cooling_numbers`: the engine picks a VN for nobody whose number cools there.
     SELECT wanted_route.allocation_id, wanted_route.virtual_number, wanted_route.number
     FROM wanted_route
-    JOIN number_cooling ON number_cooling.cell = $1 AND number_cooling.virtual_number = wanted_route.virtual_number
-        AND number_cooling.number = wanted_route.number
-    WHERE wanted_route.product = 'greenvn' AND number_cooling.cooling_until > $5
-        AND number_cooling.allocation_id <> wanted_route.allocation_id
+    CROSS JOIN LATERAL (
+        SELECT number_cooling.number
+        FROM number_cooling
+        WHERE number_cooling.cell = $1 AND number_cooling.virtual_number = wanted_route.virtual_number
+            AND number_cooling.number = wanted_route.number AND number_cooling.cooling_until > $5
+            AND number_cooling.allocation_id <> wanted_route.allocation_id
+        LIMIT 1
+    ) AS cooling
+    WHERE wanted_route.product = 'greenvn'
 ), wanted_claim AS MATERIALIZED (
     -- A common PIN is both sides', and one claim on a VN that both have.
     SELECT DISTINCT party.place, party.id AS allocation_id, on_vn.virtual_number, of_side.pin,
