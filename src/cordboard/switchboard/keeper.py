@@ -121,7 +121,7 @@ class BoardKeeper:
             for start in range(0, len(rows), APPLIED_PER_STEP):
                 step = rows[start : start + APPLIED_PER_STEP]
                 cell = step[0].cell
-                # A board that is being loaded knows only of the feed, and must not fall back behind an answer.
+                # A board that is being loaded knows the feed alone: it must not fall back behind an answer.
                 if self._is_loading or self._positions.get(cell, 0) != step[0].n - 1:
                     self._bell.ring_here()
                     break
@@ -187,7 +187,7 @@ class BoardKeeper:
                     self._throttle.follow(step)
                 except FeedGap as gap:
                     _log.warning("board.gap", cell=gap.cell)
-                    await self._load(await self._expected_stamp())
+                    await self._load_anew()
                     return
                 for row in step:
                     self._positions[row.cell] = row.n
@@ -204,9 +204,17 @@ class BoardKeeper:
             ours = await self._database.read(lambda connection: feed.is_our_history(connection, positions))
             if not ours:
                 _log.warning("board.other_history")
-                await self._load(await self._expected_stamp())
+                await self._load_anew()
         except DatabaseAway:
             return
+
+    async def _load_anew(self) -> None:
+        """As `_load`, while calls are answered and commits handed over."""
+        self._is_loading = True
+        try:
+            await self._load(await self._expected_stamp())
+        finally:
+            self._is_loading = False
 
     async def _load(self, stamp: dict[str, Any]) -> None:
         """Build the next generation beside the present one, then use it."""
@@ -228,16 +236,13 @@ class BoardKeeper:
             await self._restore_throttle(connection)
 
         asked_at_us = self._clock.now_us()
-        self._is_loading = True
         try:
             await self._database.read_snapshot(read)
-            self._write_stamp({"of": stamp, "generation": generation})
         except BaseException:
             tables.close()
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        finally:
-            self._is_loading = False
+        self._write_stamp({"of": stamp, "generation": generation})
         before = self._tables
         self._use(tables, generation)
         self._pulse.equal_at_us = asked_at_us

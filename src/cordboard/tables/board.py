@@ -410,26 +410,31 @@ class BoardTables:
         """
         with self.env.begin(write=True) as txn:
             for row in rows:
-                self._move_on(txn, row)
+                self._check_next(txn, row.cell, row.n)
                 self._apply_one(txn, row.cell, decode(row.kind, row.body))
                 if row.kind in WINDOW_KINDS:
                     self._pass_on(txn, row)
+                self._set_position(txn, row)
 
     def apply_known(self, rows: Sequence[KnownRow]) -> None:
-        """As `apply`, of rows that need not be decoded."""
+        """As `apply`, of rows of one cell, one after the other, that need not be decoded."""
+        first, last = rows[0], rows[-1]
+        assert last.n - first.n == len(rows) - 1
         with self.env.begin(write=True) as txn:
+            self._check_next(txn, first.cell, first.n)
             for row in rows:
-                self._move_on(txn, row)
                 self._apply_one(txn, row.cell, row.change)
+            self._set_position(txn, last)
 
-    def _move_on(self, txn: lmdb.Transaction, row: FeedRow | KnownRow) -> None:
+    def _check_next(self, txn: lmdb.Transaction, cell: int, n: int) -> None:
         """Raises FeedGap."""
-        cell = records.cell_key(row.cell)
-        stored = _get(txn, cell, self.positions)
+        stored = _get(txn, records.cell_key(cell), self.positions)
         position = 0 if stored is None else records.position_of(stored)[0]
-        if row.n != position + 1:
-            raise FeedGap(row.cell, position, row.n)
-        txn.put(cell, records.position_record(row.n, row.tag), db=self.positions)
+        if n != position + 1:
+            raise FeedGap(cell, position, n)
+
+    def _set_position(self, txn: lmdb.Transaction, row: FeedRow | KnownRow) -> None:
+        txn.put(records.cell_key(row.cell), records.position_record(row.n, row.tag), db=self.positions)
 
     def load(self, cell: int, changes: Iterable[Change]) -> None:
         """Put the rows of a snapshot; `set_positions` makes them count."""
