@@ -311,5 +311,5 @@ def _party_from_json(row: dict[str, Any]) -> Party:
     )
 
 
-def _dump(row: dict[str, Any]) -> str:
-    return json.dumps(row, separators=(",", ":"))
+# Made once: `json.dumps` makes one for each text that is not in its usual form.
+_dump: Final = json.JSONEncoder(separators=(",", ":")).encode

@@ -15,7 +15,7 @@ from cordboard.routing.changes import (
     AllocationStands,
     Change,
 )
-from cordboard.routing.model import Allocation
+from cordboard.routing.model import Allocation, AllocationId
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage import feed
 from cordboard.storage.allocations.releasing import release_ended_blockers
@@ -65,8 +65,8 @@ class NewAllocation:
     is_second_try: bool = False
 
     @property
-    def id(self) -> UUID:
-        return UUID(bytes=self.standing.allocation.id)
+    def id(self) -> AllocationId:
+        return self.standing.allocation.id
 
 
 class Made(NamedTuple):
@@ -102,11 +102,11 @@ async def make(
 async def _make(
     connection: Connection, cell: int, items: Sequence[NewAllocation], now_us: int
 ) -> list[MakeResult]:
-    lost: dict[UUID, MakeResult] = {}
+    lost: dict[AllocationId, MakeResult] = {}
     await _keep_answers(connection, cell, items, now_us, lost)
     await _insert_rows(connection, cell, [item for item in items if item.id not in lost], lost, now_us)
     if lost:
-        await _take_back(connection, cell, list(lost))
+        await _take_back(connection, cell, lost)
     made = [item for item in items if item.id not in lost]
     changes: list[Change] = []
     losers = [item for item in items if item.id in lost and not isinstance(lost[item.id], AnsweredBefore)]
@@ -126,7 +126,7 @@ async def _keep_answers(
     cell: int,
     items: Sequence[NewAllocation],
     now_us: int,
-    lost: dict[UUID, MakeResult],
+    lost: dict[AllocationId, MakeResult],
 ) -> None:
     with_key = {
         (item.standing.tenant_id, item.idempotency.key): (item, item.idempotency)
@@ -141,13 +141,13 @@ async def _keep_answers(
         [item.standing.tenant_id for item, _ in with_key.values()],
         [idempotency.key for _, idempotency in with_key.values()],
         [idempotency.body_digest for _, idempotency in with_key.values()],
-        [item.id for item, _ in with_key.values()],
+        [UUID(bytes=item.id) for item, _ in with_key.values()],
         [idempotency.answer for _, idempotency in with_key.values()],
         to_datetime(now_us),
         to_datetime(now_us - ANSWER_KEPT_US),
         [idempotency.sealed_with for _, idempotency in with_key.values()],
     )
-    ids = {row["allocation_id"] for row in kept}
+    ids = {row["allocation_id"].bytes for row in kept}
     lost.update(
         (item.id, AnsweredBefore()) for item in items if item.idempotency is not None and item.id not in ids
     )
@@ -157,16 +157,17 @@ async def _insert_rows(
     connection: Connection,
     cell: int,
     items: Sequence[NewAllocation],
-    lost: dict[UUID, MakeResult],
+    lost: dict[AllocationId, MakeResult],
     now_us: int,
 ) -> None:
     if not items:
         return
-    alone = [item.standing.allocation for item in items if item.standing.allocation.is_exclusive]
+    exclusive = [item.standing.allocation for item in items if item.standing.allocation.is_exclusive]
     # Before the statement that stands on them, which sees the VNs as they were when it began.
     claimed = await claim_exclusive(
-        connection, cell, [use for allocation in alone for use in uses(allocation)], now_us
+        connection, cell, [use for allocation in exclusive for use in uses(allocation)], now_us
     )
+    alone = {use.allocation_id for use in claimed}
     refused = await connection.fetch(
         _SQL["make"],
         cell,
@@ -176,9 +177,9 @@ async def _insert_rows(
         to_datetime(now_us),
     )
     for row in refused:
-        lost.setdefault(row["allocation_id"], _taken_of(row))
+        lost.setdefault(AllocationId(row["allocation_id"].bytes), _taken_of(row))
     # A claim whose allocation does not exist would not be taken back; only client ids keep one from existing.
-    assert not any(lost.get(use.allocation_id) == ClientIdTaken() for use in claimed)
+    assert not any(row["taken"] == "client_id" and row["allocation_id"] in alone for row in refused)
     await check_pool(
         connection, cell, {E164(row["virtual_number"]) for row in refused if row["taken"] == "virtual_number"}
     )
@@ -231,8 +232,9 @@ def _row_json(place: int, standing: Standing) -> dict[str, object]:
     }
 
 
-async def _take_back(connection: Connection, cell: int, ids: Sequence[UUID]) -> None:
+async def _take_back(connection: Connection, cell: int, losers: Iterable[AllocationId]) -> None:
     """Undo what losers put in, so that they leave no trace in this transaction."""
+    ids = [UUID(bytes=id) for id in losers]
     await connection.execute(_SQL["forget_answers"], cell, ids)
     await delete_routes(connection, cell, ids)
     await delete_uses(connection, cell, ids)
@@ -245,7 +247,7 @@ async def _release_ended_blockers(
     connection: Connection,
     cell: int,
     losers: Sequence[NewAllocation],
-    lost: dict[UUID, MakeResult],
+    lost: dict[AllocationId, MakeResult],
     now_us: int,
 ) -> list[Change]:
     """Release ended allocations that stood in the way, and say which losers should try again."""
