@@ -155,9 +155,6 @@ class Allocating:
             raise StillRunning from None
         finished = self._running[tenant.id, key.key] = asyncio.Event()
         try:
-            # Whatever this request would break by itself, a repeated one gets the first answer.
-            if (repeated := await self._kept_answer(tenant, key)) is not None:
-                return repeated
             return await self._create(tenant, wish, key, answer_of)
         finally:
             del self._running[tenant.id, key.key]
@@ -245,6 +242,10 @@ class Allocating:
         try:
             return await self._make(tenant, wish, key, answer_of)
         except Unacceptable as refused:
+            # Whatever this request would break by itself, a repeated one gets the first answer. Not asked
+            # before: nearly every key is new, and where nothing is broken the commit finds what is kept.
+            if key is not None and (repeated := await self._kept_answer(tenant, key)) is not None:
+                return repeated
             self._metrics.allocation_refusals.labels(refused.fault.code.name.lower()).inc()
             raise
 
