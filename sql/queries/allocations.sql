@@ -32,32 +32,165 @@ WHERE EXISTS (SELECT 1 FROM idempotent_answer
 -- name: forget_old_answers
 DELETE FROM idempotent_answer WHERE cell = $1 AND created_at < $2;
 
--- name: insert_allocations
--- The rows come as one JSON text, because encoding a score of arrays takes longer than the insert.
-WITH made AS (
+-- name: make
+-- All rows of a batch of new allocations in one statement, and the losers: an allocation that misses a row goes on to
+-- nothing that comes after it. What one rule refuses, the next ones are not asked about: client id, VN, number, PIN.
+-- The allocations come as one JSON text and their rows are made of it here, because encoding scores of arrays takes
+-- longer than the inserts. $3 and $4 are the VNs that were claimed for allocations that want one alone.
+WITH wanted AS MATERIALIZED (
+    SELECT place, id, tenant_id, product, client_id, generation, usage, a_numbers, b_numbers, a_virtual_numbers,
+        b_virtual_numbers, a_pins, b_pins, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, is_exclusive,
+        pin_attempts_max, record, custom_field, flow_id, a_tag, b_tag, created_at, expires_at
+    FROM jsonb_to_recordset($2)
+        AS new (place integer, id uuid, tenant_id text, product text, client_id text, generation smallint, usage text,
+                a_numbers bigint[], b_numbers bigint[], a_virtual_numbers bigint[], b_virtual_numbers bigint[],
+                a_pins text[], b_pins text[], a_listed_need_pin boolean, b_listed_need_pin boolean,
+                common_pin boolean, cool_off_s integer, is_exclusive boolean, pin_attempts_max smallint,
+                record boolean, custom_field text, flow_id text, a_tag text, b_tag text, created_at timestamptz,
+                expires_at timestamptz)
+), made AS (
     INSERT INTO allocation (cell, id, tenant_id, product, client_id, generation, usage, state, version, a_virtual_numbers,
         b_virtual_numbers, a_pins, b_pins, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, is_exclusive,
         pin_attempts_max, record, custom_field, flow_id, a_tag, b_tag, created_at, expires_at)
-    SELECT $1, new.id, new.tenant_id, new.product, new.client_id, new.generation, new.usage, 'active', 1,
-        new.a_virtual_numbers, new.b_virtual_numbers, new.a_pins, new.b_pins, new.a_listed_need_pin, new.b_listed_need_pin,
-        new.common_pin, new.cool_off_s, new.is_exclusive, new.pin_attempts_max, new.record, new.custom_field, new.flow_id,
-        new.a_tag, new.b_tag, new.created_at, new.expires_at
-    FROM jsonb_to_recordset($2)
-        AS new (id uuid, tenant_id text, product text, client_id text, generation smallint, usage text,
-                a_virtual_numbers bigint[], b_virtual_numbers bigint[], a_pins text[], b_pins text[],
-                a_listed_need_pin boolean, b_listed_need_pin boolean, common_pin boolean, cool_off_s integer,
-                is_exclusive boolean, pin_attempts_max smallint, record boolean, custom_field text, flow_id text,
-                a_tag text, b_tag text, created_at timestamptz, expires_at timestamptz)
-    ORDER BY new.tenant_id, new.product, new.client_id
+    SELECT $1, id, tenant_id, product, client_id, generation, usage, 'active', 1, a_virtual_numbers,
+        b_virtual_numbers, a_pins, b_pins, a_listed_need_pin, b_listed_need_pin, common_pin, cool_off_s, is_exclusive,
+        pin_attempts_max, record, custom_field, flow_id, a_tag, b_tag, created_at, expires_at
+    FROM wanted
+    ORDER BY tenant_id, product, client_id
     ON CONFLICT DO NOTHING
-    RETURNING cell, tenant_id, product, created_at, id, a_virtual_numbers || b_virtual_numbers AS virtual_numbers
+    RETURNING id
+), party AS MATERIALIZED (
+    SELECT wanted.place, wanted.id, wanted.product, wanted.common_pin, side.key, side.numbers, side.virtual_numbers,
+        side.pins, side.needs_pin
+    FROM wanted
+    JOIN made ON made.id = wanted.id
+    CROSS JOIN LATERAL (
+        VALUES ('a', wanted.a_numbers, wanted.a_virtual_numbers, wanted.a_pins, wanted.a_listed_need_pin),
+               ('b', wanted.b_numbers, wanted.b_virtual_numbers, wanted.b_pins, wanted.b_listed_need_pin)
+    ) AS side (key, numbers, virtual_numbers, pins, needs_pin)
+), listed AS (
+    INSERT INTO party_number (cell, allocation_id, number, side, list_position)
+    SELECT $1, party.id, listed.number, party.key, listed.place - 1
+    FROM party
+    CROSS JOIN LATERAL unnest(party.numbers) WITH ORDINALITY AS listed (number, place)
+    ORDER BY party.id, listed.number
+), stand AS MATERIALIZED (
+    SELECT DISTINCT wanted.id, wanted.tenant_id, wanted.product, wanted.is_exclusive, wanted.created_at,
+        bearing.virtual_number
+    FROM wanted
+    JOIN made ON made.id = wanted.id
+    CROSS JOIN LATERAL unnest(wanted.a_virtual_numbers || wanted.b_virtual_numbers) AS bearing (virtual_number)
+    ORDER BY bearing.virtual_number, wanted.id
 ), carried AS (
     INSERT INTO carried_allocation (cell, tenant_id, product, virtual_number, created_at, allocation_id)
-    SELECT DISTINCT made.cell, made.tenant_id, made.product, virtual_number, made.created_at, made.id
-    FROM made
-    CROSS JOIN LATERAL unnest(made.virtual_numbers) AS virtual_number
+    SELECT $1, tenant_id, product, virtual_number, created_at, id FROM stand
+), used AS (
+    -- As `insert_uses`. Before routes and PINs, which lock their VNs against whoever wants one alone. Lateral, because
+    -- nobody can tell how many allocations a JSON text has, and a plan for many would read all VNs.
+    INSERT INTO vn_use (cell, virtual_number, allocation_id, is_exclusive, product)
+    SELECT $1, stand.virtual_number, stand.id, stand.is_exclusive, stand.product
+    FROM stand
+    CROSS JOIN LATERAL (
+        SELECT virtual_number.number
+        FROM virtual_number
+        WHERE virtual_number.cell = $1 AND virtual_number.number = stand.virtual_number
+            AND virtual_number.is_exclusive = stand.is_exclusive AND NOT virtual_number.is_drained
+            AND (virtual_number.cooling_until IS NULL OR virtual_number.cooling_until <= $5)
+        FOR KEY SHARE
+    ) AS with_room
+    WHERE NOT stand.is_exclusive
+        OR (stand.virtual_number, stand.id) IN (
+            SELECT claimed.virtual_number, claimed.allocation_id
+            FROM unnest($3::bigint[], $4::uuid[]) AS claimed (virtual_number, allocation_id)
+        )
+    ORDER BY stand.virtual_number, stand.id
+    ON CONFLICT DO NOTHING
+    RETURNING virtual_number, allocation_id
+), busy AS MATERIALIZED (
+    SELECT stand.id, stand.virtual_number
+    FROM stand
+    LEFT JOIN used ON used.virtual_number = stand.virtual_number AND used.allocation_id = stand.id
+    WHERE used.allocation_id IS NULL
+), wanted_route AS MATERIALIZED (
+    SELECT party.place, party.product, on_vn.virtual_number, listed.number, party.id AS allocation_id, party.key AS side,
+        party.needs_pin
+    FROM party
+    CROSS JOIN LATERAL unnest(party.virtual_numbers) AS on_vn (virtual_number)
+    CROSS JOIN LATERAL unnest(party.numbers) AS listed (number)
+    WHERE party.id NOT IN (SELECT busy.id FROM busy)
+), line AS (
+    -- As `hold_lines`. Of two that differ the first one says whether the line needs a PIN.
+    INSERT INTO caller_line (cell, virtual_number, number, needs_pin)
+    SELECT DISTINCT ON (virtual_number, number) $1, virtual_number, number, needs_pin
+    FROM wanted_route
+    ORDER BY virtual_number, number, place, side
+    ON CONFLICT (cell, virtual_number, number) DO UPDATE SET needs_pin = caller_line.needs_pin
+    RETURNING virtual_number, number, needs_pin
+), routed AS (
+    INSERT INTO route (cell, virtual_number, number, allocation_id, side, needs_pin)
+    SELECT $1, wanted_route.virtual_number, wanted_route.number, wanted_route.allocation_id, wanted_route.side,
+        wanted_route.needs_pin
+    FROM wanted_route
+    JOIN line ON line.virtual_number = wanted_route.virtual_number AND line.number = wanted_route.number
+        AND line.needs_pin = wanted_route.needs_pin
+    ORDER BY wanted_route.virtual_number, wanted_route.number, wanted_route.allocation_id
+    ON CONFLICT DO NOTHING
+    RETURNING virtual_number, number, allocation_id
+), unrouted AS MATERIALIZED (
+    SELECT wanted_route.allocation_id, wanted_route.virtual_number, wanted_route.number
+    FROM wanted_route
+    LEFT JOIN routed ON routed.virtual_number = wanted_route.virtual_number AND routed.number = wanted_route.number
+        AND routed.allocation_id = wanted_route.allocation_id
+    WHERE routed.allocation_id IS NULL
+    UNION ALL
+    -- As `cooling_numbers`: the engine picks a VN for nobody whose number cools there.
+    SELECT wanted_route.allocation_id, wanted_route.virtual_number, wanted_route.number
+    FROM wanted_route
+    CROSS JOIN LATERAL (
+        SELECT number_cooling.number
+        FROM number_cooling
+        WHERE number_cooling.cell = $1 AND number_cooling.virtual_number = wanted_route.virtual_number
+            AND number_cooling.number = wanted_route.number AND number_cooling.cooling_until > $5
+            AND number_cooling.allocation_id <> wanted_route.allocation_id
+        LIMIT 1
+    ) AS cooling
+    WHERE wanted_route.product = 'greenvn'
+), wanted_claim AS MATERIALIZED (
+    -- A common PIN is both sides', and one claim on a VN that both have.
+    SELECT DISTINCT party.place, party.id AS allocation_id, on_vn.virtual_number, of_side.pin,
+        CASE WHEN party.common_pin THEN 'both' ELSE party.key END AS side
+    FROM party
+    CROSS JOIN LATERAL unnest(party.virtual_numbers) AS on_vn (virtual_number)
+    CROSS JOIN LATERAL unnest(party.pins) AS of_side (pin)
+    WHERE party.id NOT IN (SELECT busy.id FROM busy)
+        AND party.id NOT IN (SELECT unrouted.allocation_id FROM unrouted)
+), claimed AS (
+    -- As `claim_pins`. One statement cannot touch a row twice: of two claims of one batch the first stands.
+    INSERT INTO pin_claim (cell, virtual_number, pin, allocation_id, side)
+    SELECT DISTINCT ON (virtual_number, pin) $1, virtual_number, pin, allocation_id, side
+    FROM wanted_claim
+    ORDER BY virtual_number, pin, place, side
+    ON CONFLICT (cell, virtual_number, pin) DO UPDATE
+    SET allocation_id = excluded.allocation_id, side = excluded.side, cooling_until = NULL
+    WHERE pin_claim.cooling_until <= $5
+        OR (pin_claim.cooling_until IS NOT NULL AND pin_claim.allocation_id = excluded.allocation_id)
+    RETURNING virtual_number, pin, allocation_id
 )
-SELECT id FROM made;
+SELECT wanted.id AS allocation_id, 'client_id' AS taken, NULL::bigint AS virtual_number, NULL::bigint AS number,
+    NULL::text AS pin
+FROM wanted
+WHERE wanted.id NOT IN (SELECT made.id FROM made)
+UNION ALL
+SELECT busy.id, 'virtual_number', busy.virtual_number, NULL, NULL FROM busy
+UNION ALL
+SELECT unrouted.allocation_id, 'number', unrouted.virtual_number, unrouted.number, NULL FROM unrouted
+UNION ALL
+SELECT wanted_claim.allocation_id, 'pin', wanted_claim.virtual_number, NULL, wanted_claim.pin
+FROM wanted_claim
+LEFT JOIN claimed ON claimed.virtual_number = wanted_claim.virtual_number AND claimed.pin = wanted_claim.pin
+    AND claimed.allocation_id = wanted_claim.allocation_id
+WHERE claimed.allocation_id IS NULL
+ORDER BY virtual_number, number, pin;
 
 -- name: lock_virtual_numbers
 -- Nobody comes to stand on them meanwhile.
@@ -175,12 +308,6 @@ JOIN allocation ON allocation.cell = $1 AND allocation.id = one.allocation_id
 WHERE one.cell = $1 AND one.number = ANY($3::bigint[])
 ORDER BY allocation.created_at DESC
 LIMIT 1;
-
--- name: insert_listed
-INSERT INTO party_number (cell, allocation_id, number, side, list_position)
-SELECT $1, new.allocation_id, new.number, new.side, new.list_position
-FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::smallint[]) AS new (allocation_id, number, side, list_position)
-ORDER BY new.allocation_id, new.number;
 
 -- name: hold_lines
 -- Makes the lines that are missing, and locks them all, so that none is taken away before its new routes stand.

@@ -411,7 +411,6 @@ def _switchboard(
 ) -> Switchboard:
     """Raises BadPostalTable."""
     settings, database, metrics, clock = parts.settings, parts.database, parts.metrics, parts.clock
-    ring = parts.bell.ring
     records = CallRecords(database, metrics)
     return Switchboard(
         settings=settings,
@@ -433,11 +432,18 @@ def _switchboard(
             parts.throttle,
             metrics,
             clock,
-            ring,
+            parts.bell.ring,
             parts.tracing,
         ),
         allocating=Allocating(
-            database, board, metrics, clock, settings.propagation_timeout_s, wake_sender, ring, parts.keys
+            database,
+            board,
+            metrics,
+            clock,
+            settings.propagation_timeout_s,
+            wake_sender,
+            parts.bell,
+            parts.keys,
         ),
         postal_regions=load_postal_regions(settings.postal_regions),
         keys=parts.keys,

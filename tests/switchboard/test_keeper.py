@@ -11,12 +11,14 @@ import orjson
 import pytest
 
 from cordboard.clock import SystemClock
+from cordboard.routing.allocate import Standing
 from cordboard.routing.changes import VirtualNumberStands
 from cordboard.routing.numbers import E164
 from cordboard.storage import feed
+from cordboard.storage.allocations import Made
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Database
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Position, Written
 from cordboard.switchboard.keeper import BoardKeeper
 from cordboard.switchboard.loading import load_board
 from cordboard.switchboard.throttle import Throttle
@@ -79,6 +81,51 @@ async def test_with_the_bell_lost_changes_are_polled_for(
         for pin in ("1", "2", "3"):
             await office.made([ANN], a_pin=pin, b_pin=f"9{pin}")
             await caught_up(office, keeper)
+        await assert_equals_database(office.database, keeper, tmp_path / "fresh")
+    assert generation(board_directory) == 1
+
+
+async def written_by(office: Office, *standings: Standing) -> Written:
+    """What the commit that makes these allocations adds to the feed."""
+    results = await office.make(*standings)
+    made = [result for result in results if isinstance(result, Made)]
+    assert len(made) == len(standings)
+    assert len({made.written for made in made}) == 1
+    return made[0].written
+
+
+async def test_what_is_handed_over_is_routed_by_without_the_database(
+    office: Office, board_directory: Path, tmp_path: Path
+) -> None:
+    async with opened(office.database, board_directory) as keeper:
+        written = await written_by(office, office.standing([ANN], a_pin="1"), office.standing([BEN]))
+        await office.database.close()
+        async with running(keeper):
+            keeper.hand_over(written)
+            # As each item of the batch does.
+            keeper.hand_over(written)
+            assert await keeper.wait_for(written.position, GIVE_UP_S)
+            assert keeper.tables.allocation_count() == 2
+            assert keeper.tables.positions_by_cell()[office.cell] == (written.last_n, written.tags[-1])
+        await office.database.connect()
+        await assert_equals_database(office.database, keeper, tmp_path / "fresh")
+
+
+async def test_what_others_committed_before_what_is_handed_over_comes_first(
+    office: Office, board_directory: Path, tmp_path: Path
+) -> None:
+    async with opened(office.database, board_directory) as keeper, running(keeper):
+        await office.made([ANN], a_pin="1")
+        first = await written_by(office, office.standing([BEN], a_pin="2"))
+        keeper.hand_over(first)
+        assert await keeper.wait_for(first.position, GIVE_UP_S)
+        # The feed told of it; handed over once more it is nothing new.
+        second = await written_by(office, office.standing([CAT], a_pin="3"))
+        await caught_up(office, keeper)
+        keeper.hand_over(second)
+        third = await written_by(office, office.standing([DAN], a_pin="4"))
+        keeper.hand_over(third)
+        assert await keeper.wait_for(third.position, GIVE_UP_S)
         await assert_equals_database(office.database, keeper, tmp_path / "fresh")
     assert generation(board_directory) == 1
 

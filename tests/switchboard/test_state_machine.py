@@ -900,7 +900,8 @@ class Story(RuleBasedStateMachine):
         decision = answering.answer_at_once(tenant, caller, is_recorded=True)
         if isinstance(decision, Undecided):
             decision = await answering.answer(tenant, caller, keyed, decision, is_recorded=True)
-            # On a busy machine a join may take longer than an answer waits for it.
+            # What follows from an outcome is told behind the answer, and then has to reach the board.
+            await self.stage.switchboard.recording.telling.flush()
             await self._catch_up()
         return decision
 

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final, Protocol, assert_never
 from uuid import UUID
 
-from cordboard.routing.model import Allocation, AllocationId, Party, Product, Side, State, Usage
+from cordboard.routing.model import SIDES, Allocation, AllocationId, Party, Product, Side, State, Usage
 from cordboard.routing.numbers import E164, Pin, country_calls, parse_number
 from cordboard.routing.tenant import TenantSettings, expiry_us
 
@@ -185,9 +185,12 @@ class Standing:
         return self.state is State.ACTIVE and self.allocation.is_live(now_us)
 
 
+_SIDE_KEYS: Final = ("a", "b")
+
+
 def side_key(side: Side) -> str:
     """How the wire calls the side, `a` or `b`."""
-    return side.name.lower()
+    return _SIDE_KEYS[side]
 
 
 def propose(
@@ -202,26 +205,26 @@ def propose(
 ) -> Standing:
     """The allocation that a create asks for. Raises Unacceptable."""
     faults = list(draft.faults)
-    numbers = {side: _listed(side, draft, settings, pool, faults) or () for side in Side}
-    virtual_numbers = {side: _virtual_numbers(side, draft, settings, pool, faults) for side in Side}
+    numbers = {side: _listed(side, draft, settings, pool, faults) or () for side in SIDES}
+    virtual_numbers = {side: _virtual_numbers(side, draft, settings, pool, faults) for side in SIDES}
     # A side without VNs of its own takes the other's, now and never again.
     shared = virtual_numbers[Side.A] or virtual_numbers[Side.B] or ()
     if not any(
-        draft.party(side).virtual_numbers or draft.is_malformed(f"{side_key(side)}.vns") for side in Side
+        draft.party(side).virtual_numbers or draft.is_malformed(f"{side_key(side)}.vns") for side in SIDES
     ):
         faults.append(Fault(Code.MISSING, "a.vns", "a.vns or b.vns must be given."))
     usage = draft.usage or Usage.TWOWAY
     common = settings.common_pin_enabled
     is_listed = {
         side: bool(draft.party(side).numbers) or draft.is_malformed(f"{side_key(side)}.numbers")
-        for side in Side
+        for side in SIDES
     }
     _check_pins(draft, settings, is_listed, faults)
     _check_sides(numbers, usage, is_listed, faults)
     if faults:
         raise Unacceptable(faults)
 
-    used = {side: virtual_numbers[side] or shared for side in Side}
+    used = {side: virtual_numbers[side] or shared for side in SIDES}
     pins: dict[Side, Pin | None]
     if common:
         given = draft.a.pin or draft.b.pin
@@ -231,7 +234,7 @@ def propose(
         pins = {Side.A: pin, Side.B: pin}
     else:
         pins = {}
-        for side in Side:
+        for side in SIDES:
             pins[side] = _pin_of_side(side, draft, settings, used[side], tuple(pins.values()), pool, dice)
     _check_distinct_pins(common, pins, used)
     parties = {
@@ -241,7 +244,7 @@ def propose(
             pins=_one_or_none(pins[side]),
             listed_need_pin=_pin_enabled(side, settings) and pins[side] is not None,
         )
-        for side in Side
+        for side in SIDES
     }
     return Standing(
         tenant_id=tenant_id,
@@ -279,7 +282,7 @@ def revise(
     faults = list(draft.faults)
     was = current.allocation
     parties: dict[Side, Party] = {}
-    for side in Side:
+    for side in SIDES:
         party = was.party(side)
         numbers = _listed(side, draft, settings, pool, faults)
         virtual_numbers = _virtual_numbers(
@@ -408,16 +411,17 @@ def listed_numbers(
     numbers: list[E164] = []
     for position, text in enumerate(given):
         number = parse_number(text, settings.country)
-        place = f"{field}[{position}]"
         if number is None:
-            faults.append(Fault(Code.BAD_NUMBER, field, f"{place} is not a telephone number."))
+            message = f"{field}[{position}] is not a telephone number."
+            faults.append(Fault(Code.BAD_NUMBER, field, message))
         elif not settings.foreign_numbers_allowed and not country_calls(settings.country, number):
             message = (
-                f"{place} is not a number of {settings.country}; the setting intl_num_sup allows others."
+                f"{field}[{position}] is not a number of {settings.country};"
+                " the setting intl_num_sup allows others."
             )
             faults.append(Fault(Code.BAD_NUMBER, field, message))
         elif pool.is_provisioned(number):
-            message = f"{place} is a virtual number; it would dial itself."
+            message = f"{field}[{position}] is a virtual number; it would dial itself."
             faults.append(Fault(Code.BAD_NUMBER, field, message))
         else:
             numbers.append(number)
@@ -464,7 +468,9 @@ def _check_pins(
         if draft.a.pin and draft.b.pin and draft.a.pin != draft.b.pin:
             faults.append(_TWO_COMMON_PINS)
         return
-    faults.extend(_neither(side) for side in Side if not _pin_enabled(side, settings) and not is_listed[side])
+    faults.extend(
+        _neither(side) for side in SIDES if not _pin_enabled(side, settings) and not is_listed[side]
+    )
 
 
 def _check_sides(

@@ -148,6 +148,15 @@ class FeedRow(NamedTuple):
     body: str
 
 
+class KnownRow(NamedTuple):
+    """A feed row whose change is at hand, because this process has written it; none for the windows."""
+
+    cell: int
+    n: int
+    tag: int
+    change: Change
+
+
 def encode(change: Change) -> tuple[str, str]:
     """The feed row of a change: (kind, body)."""
     match change:
@@ -302,5 +311,5 @@ def _party_from_json(row: dict[str, Any]) -> Party:
     )
 
 
-def _dump(row: dict[str, Any]) -> str:
-    return json.dumps(row, separators=(",", ":"))
+# Made once: `json.dumps` makes one for each text that is not in its usual form.
+_dump: Final = json.JSONEncoder(separators=(",", ":")).encode

@@ -36,6 +36,8 @@ class Side(IntEnum):
 # Python 3.11 takes 0.1 µs for each `Side.A`; decisions are made of these, so they are named once.
 SIDE_A: Final = Side.A
 SIDE_B: Final = Side.B
+# And a loop over `Side` begins with 0.7 µs.
+SIDES: Final = (Side.A, Side.B)
 _OTHER_SIDE: Final = (Side.B, Side.A)
 
 

@@ -8,7 +8,7 @@ line leaks nothing; the two properties `plus` and `digits` are the only ways out
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Self
 
 import phonenumbers
@@ -128,8 +128,15 @@ def _parse_any(text: str, country: str) -> E164 | None:
 
 def country_calls(country: str, number: E164) -> bool:
     """Whether `number` belongs to `country`'s numbering plan (by country code, as exotel.md 8.7 needs)."""
-    code = phonenumbers.country_code_for_region(country)
-    return bool(code) and number.plus.startswith(f"+{code}")
+    code = _calling_code(country)
+    return bool(code) and int.__repr__(number).startswith(code)
+
+
+# As many as there are countries.
+@cache
+def _calling_code(country: str) -> str:
+    """Its digits; none for a country that nobody knows."""
+    return str(phonenumbers.country_code_for_region(country) or "")
 
 
 def country_is_known(country: str) -> bool:

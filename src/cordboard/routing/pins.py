@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cordboard.routing.model import Allocation, Side
+from cordboard.routing.model import SIDES, Allocation, Side
 from cordboard.routing.numbers import E164, Pin
 
 
@@ -15,7 +15,7 @@ def pins_on(allocation: Allocation) -> Iterator[tuple[E164, Pin, Side | None]]:
         for pin in allocation.a.pins:
             yield from ((virtual_number, pin, None) for virtual_number in both)
         return
-    for side in Side:
+    for side in SIDES:
         party = allocation.party(side)
         for pin in party.pins:
             yield from ((virtual_number, pin, side) for virtual_number in party.virtual_numbers)

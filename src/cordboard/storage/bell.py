@@ -38,7 +38,14 @@ class Bell:
 
     def ring(self) -> None:
         """Wake the readers of this process now, and those of other processes and nodes soon."""
+        self.ring_here()
+        self.ring_elsewhere()
+
+    def ring_here(self) -> None:
         self._rung.set()
+
+    def ring_elsewhere(self) -> None:
+        """For a change that this process has on its board already."""
         self._send(CHANNEL)
 
     def ring_for_events(self) -> None:
@@ -85,8 +92,10 @@ class Bell:
         finally:
             connection.terminate()
 
-    def _heard(self, *_: Any) -> None:
-        self._rung.set()
+    def _heard(self, listening: Any, rung_by: int, *_: Any) -> None:
+        # Our own ring has woken our readers before it was sent.
+        if rung_by != listening.get_server_pid():
+            self._rung.set()
 
     def _heard_of_events(self, *_: Any) -> None:
         if self._on_events is not None:

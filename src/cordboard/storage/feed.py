@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from cordboard.clock import to_datetime, to_instant_us_or_never
 from cordboard.routing.changes import (
     Change,
     FeedRow,
+    KnownRow,
     TenantStands,
     VirtualNumberStands,
     encode,
@@ -40,19 +42,39 @@ class Position(NamedTuple):
     n: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """What one transaction has added to the feed of one cell; equal to itself only."""
+
+    cell: int
+    tags: Sequence[int]
+    changes: Sequence[Change]
+    last_n: int
+
+    @property
+    def position(self) -> Position:
+        return Position(self.cell, self.last_n)
+
+    def rows(self) -> list[KnownRow]:
+        first_n = self.last_n - len(self.changes) + 1
+        return [
+            KnownRow(self.cell, n, tag, change)
+            for n, (tag, change) in enumerate(zip(self.tags, self.changes, strict=True), start=first_n)
+        ]
+
+
 async def append(connection: Connection, cell: int, changes: Sequence[Change], now_us: int) -> Position:
     """Write the changes to the cell's feed, as the last statement of their transaction."""
+    return (await write(connection, cell, changes, now_us)).position
+
+
+async def write(connection: Connection, cell: int, changes: Sequence[Change], now_us: int) -> Written:
+    """As `append`, for who hands the rows over to the board once they are committed."""
     assert changes, "a transaction without changes has nothing to tell"
     kinds, bodies = zip(*map(encode, changes), strict=True)
-    n = await connection.fetchval(
-        _SQL["append"],
-        cell,
-        [secrets.randbits(63) for _ in changes],
-        kinds,
-        bodies,
-        to_datetime(now_us),
-    )
-    return Position(cell, n)
+    tags = [secrets.randbits(63) for _ in changes]
+    n = await connection.fetchval(_SQL["append"], cell, tags, kinds, bodies, to_datetime(now_us))
+    return Written(cell, tags, changes, n)
 
 
 async def rows_after(connection: Connection, positions: Mapping[int, int]) -> list[FeedRow]:

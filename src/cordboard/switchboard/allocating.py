@@ -44,6 +44,7 @@ from cordboard.storage.allocations import (
     Unknown,
     VirtualNumberBusy,
 )
+from cordboard.storage.bell import Bell
 from cordboard.storage.commits import CommitBatcher
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
@@ -105,7 +106,7 @@ class Allocating:
         clock: Clock,
         propagation_timeout_s: float,
         wake_sender: Callable[[], None],
-        ring_bell: Callable[[], None],
+        bell: Bell,
         keys: DataKeys = NO_KEYS,
     ) -> None:
         self._database = database
@@ -115,7 +116,7 @@ class Allocating:
         self._clock = clock
         self._propagation_timeout_s = propagation_timeout_s
         self._wake_sender = wake_sender
-        self._ring_bell = ring_bell
+        self._bell = bell
         self._running: dict[tuple[str, str], asyncio.Event] = {}
         self._picks = Picks()
         self._making: CommitBatcher[NewAllocation, MakeResult] = CommitBatcher(
@@ -154,9 +155,6 @@ class Allocating:
             raise StillRunning from None
         finished = self._running[tenant.id, key.key] = asyncio.Event()
         try:
-            # Whatever this request would break by itself, a repeated one gets the first answer.
-            if (repeated := await self._kept_answer(tenant, key)) is not None:
-                return repeated
             return await self._create(tenant, wish, key, answer_of)
         finally:
             del self._running[tenant.id, key.key]
@@ -244,6 +242,10 @@ class Allocating:
         try:
             return await self._make(tenant, wish, key, answer_of)
         except Unacceptable as refused:
+            # Whatever this request would break by itself, a repeated one gets the first answer. Not asked
+            # before: nearly every key is new, and where nothing is broken the commit finds what is kept.
+            if key is not None and (repeated := await self._kept_answer(tenant, key)) is not None:
+                return repeated
             self._metrics.allocation_refusals.labels(refused.fault.code.name.lower()).inc()
             raise
 
@@ -290,16 +292,21 @@ class Allocating:
                     known = known.without(standing.allocation)
                     continue
                 match result:
-                    case Made(position):
+                    case Made(written):
                         self._metrics.allocation_changes.labels(AllocationChange.MADE.value).inc()
-                        return Changed(standing, await self._is_propagated(position))
+                        self._keeper.hand_over(written)
+                        self._bell.ring_elsewhere()
+                        return Changed(
+                            standing,
+                            await self._keeper.wait_for(written.position, self._propagation_timeout_s),
+                        )
                     case AnsweredBefore():
                         assert key is not None
                         if (repeated := await self._kept_answer(tenant, key)) is not None:
                             return repeated
                     case TryAgain():
                         is_second_try = True
-                        self._ring_bell()
+                        self._bell.ring()
                     case ClientIdTaken() | NumberTaken() | PinTaken() | VirtualNumberBusy():
                         fault, may_retry = wish.fault_of(result, standing.allocation)
                         if not (may_retry and tries_left):
@@ -419,7 +426,7 @@ class Allocating:
         return Idempotency(key.key, key.body_digest, sealed.data, sealed.key_id)
 
     async def _is_propagated(self, position: Position) -> bool:
-        self._ring_bell()
+        self._bell.ring()
         return await self._keeper.wait_for(position, self._propagation_timeout_s)
 
 

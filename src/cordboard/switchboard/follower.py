@@ -16,7 +16,7 @@ import structlog
 
 from cordboard.clock import SECOND_US, Clock
 from cordboard.storage.database import Connection, Database, DatabaseAway
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Position, Written
 from cordboard.switchboard.keeper import generation_directory
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables
@@ -85,6 +85,9 @@ class BoardFollower:
         if tables is not None:
             tables.close()
         self._pulse.close()
+
+    def hand_over(self, written: Written) -> None:
+        """Another process writes the board, and is told by the feed."""
 
     async def wait_for(self, position: Position, timeout_s: float) -> bool:
         """Whether this node routes by that change, waited for if it need be."""

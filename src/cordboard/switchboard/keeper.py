@@ -22,7 +22,7 @@ from cordboard.clock import SECOND_US, Clock
 from cordboard.storage import feed
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Connection, Database, DatabaseAway
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Position, Written
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
 from cordboard.tables.pulse import Pulse
@@ -81,6 +81,10 @@ class BoardKeeper:
         self._pulse.equal_at_us = 0
         self._waiting: defaultdict[int, list[tuple[int, int, asyncio.Future[bool]]]] = defaultdict(list)
         self._tickets = count()
+        # Each batch that somebody commits here, until it is applied: a handful, for they are applied faster.
+        self._handed_over: asyncio.Queue[Written] = asyncio.Queue()
+        self._last_handed_over: Written | None = None
+        self._is_loading = False
 
     @property
     def tables(self) -> BoardTables:
@@ -108,7 +112,36 @@ class BoardKeeper:
         await self._load(stamp)
 
     async def run(self) -> None:
-        """Apply the feed until cancelled."""
+        """Apply the feed, and what is handed over, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_feed())
+            tasks.create_task(self._apply_handed_over())
+
+    def hand_over(self, written: Written) -> None:
+        """Apply what this process has committed, without a way through the database and back.
+
+        Every item of a batch may hand it over. Where something else comes before it, the feed tells of both.
+        """
+        if written is not self._last_handed_over:
+            self._last_handed_over = written
+            self._handed_over.put_nowait(written)
+
+    async def _apply_handed_over(self) -> None:
+        while True:
+            rows = (await self._handed_over.get()).rows()
+            for start in range(0, len(rows), APPLIED_PER_STEP):
+                step = rows[start : start + APPLIED_PER_STEP]
+                cell = step[0].cell
+                # A board that is being loaded knows the feed alone: it must not fall back behind an answer.
+                if self._is_loading or self._positions.get(cell, 0) != step[0].n - 1:
+                    self._bell.ring_here()
+                    break
+                self.tables.apply_known(step)
+                self._positions[cell] = step[-1].n
+                self._tell_waiting()
+                await asyncio.sleep(0)
+
+    async def _follow_feed(self) -> None:
         looked_at_s = 0.0
         while True:
             if (now_s := time.monotonic()) - looked_at_s >= DEAD_READERS_S:
@@ -135,13 +168,15 @@ class BoardKeeper:
         cell, n = position
         if self._positions.get(cell, 0) >= n:
             return True
-        reached: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        reached: asyncio.Future[bool] = loop.create_future()
         heapq.heappush(self._waiting[cell], (n, next(self._tickets), reached))
+        # A timer by hand, because every create waits here: asyncio.timeout takes five times as long.
+        timer = loop.call_later(timeout_s, _tell, reached, False)
         try:
-            async with asyncio.timeout(timeout_s):
-                return await reached
-        except TimeoutError:
-            return False
+            return await reached
+        finally:
+            timer.cancel()
 
     async def _catch_up(self) -> None:
         while True:
@@ -152,13 +187,18 @@ class BoardKeeper:
                 self._pulse.equal_at_us = asked_at_us
                 return
             for start in range(0, len(rows), APPLIED_PER_STEP):
-                step = rows[start : start + APPLIED_PER_STEP]
+                # While the rows were read and applied, others of them may have been handed over.
+                step = [
+                    row
+                    for row in rows[start : start + APPLIED_PER_STEP]
+                    if row.n > self._positions.get(row.cell, 0)
+                ]
                 try:
                     self.tables.apply(step)
                     self._throttle.follow(step)
                 except FeedGap as gap:
                     _log.warning("board.gap", cell=gap.cell)
-                    await self._load(await self._expected_stamp())
+                    await self._load_anew()
                     return
                 for row in step:
                     self._positions[row.cell] = row.n
@@ -175,9 +215,17 @@ class BoardKeeper:
             ours = await self._database.read(lambda connection: feed.is_our_history(connection, positions))
             if not ours:
                 _log.warning("board.other_history")
-                await self._load(await self._expected_stamp())
+                await self._load_anew()
         except DatabaseAway:
             return
+
+    async def _load_anew(self) -> None:
+        """As `_load`, while calls are answered and commits handed over."""
+        self._is_loading = True
+        try:
+            await self._load(await self._expected_stamp())
+        finally:
+            self._is_loading = False
 
     async def _load(self, stamp: dict[str, Any]) -> None:
         """Build the next generation beside the present one, then use it."""
@@ -221,9 +269,7 @@ class BoardKeeper:
         for cell, waiting in self._waiting.items():
             reached = self._positions.get(cell, 0)
             while waiting and waiting[0][0] <= reached:
-                future = heapq.heappop(waiting)[2]
-                if not future.done():
-                    future.set_result(True)
+                _tell(heapq.heappop(waiting)[2], True)
 
     async def _expected_stamp(self) -> dict[str, Any]:
         database_id = await self._database.read(feed.database_id)
@@ -245,6 +291,11 @@ class BoardKeeper:
         fresh = self._directory / "stamp.json.new"
         fresh.write_bytes(orjson.dumps(stamp))
         fresh.replace(self._directory / "stamp.json")
+
+
+def _tell(waiting: asyncio.Future[bool], is_reached: bool) -> None:
+    if not waiting.done():
+        waiting.set_result(is_reached)
 
 
 def generation_directory(directory: Path, generation: int) -> Path:

@@ -21,6 +21,7 @@ from cordboard.routing.changes import (
     AllocationStands,
     Change,
     FeedRow,
+    KnownRow,
     MemberLeft,
     MemberStands,
     PinFailed,
@@ -429,15 +430,31 @@ class BoardTables:
         """
         with self.env.begin(write=True) as txn:
             for row in rows:
-                cell = records.cell_key(row.cell)
-                stored = txn.get(cell, db=self.positions)
-                position = 0 if stored is None else records.position_of(stored)[0]
-                if row.n != position + 1:
-                    raise FeedGap(row.cell, position, row.n)
+                self._check_next(txn, row.cell, row.n)
                 self._apply_one(txn, row.cell, decode(row.kind, row.body))
                 if row.kind in WINDOW_KINDS:
                     self._pass_on(txn, row)
-                txn.put(cell, records.position_record(row.n, row.tag), db=self.positions)
+                self._set_position(txn, row)
+
+    def apply_known(self, rows: Sequence[KnownRow]) -> None:
+        """As `apply`, of rows of one cell, one after the other, that need not be decoded."""
+        first, last = rows[0], rows[-1]
+        assert last.n - first.n == len(rows) - 1
+        with self.env.begin(write=True) as txn:
+            self._check_next(txn, first.cell, first.n)
+            for row in rows:
+                self._apply_one(txn, row.cell, row.change)
+            self._set_position(txn, last)
+
+    def _check_next(self, txn: lmdb.Transaction, cell: int, n: int) -> None:
+        """Raises FeedGap."""
+        stored = _get(txn, records.cell_key(cell), self.positions)
+        position = 0 if stored is None else records.position_of(stored)[0]
+        if n != position + 1:
+            raise FeedGap(cell, position, n)
+
+    def _set_position(self, txn: lmdb.Transaction, row: FeedRow | KnownRow) -> None:
+        txn.put(records.cell_key(row.cell), records.position_record(row.n, row.tag), db=self.positions)
 
     def load(self, cell: int, changes: Iterable[Change]) -> None:
         """Put the rows of a snapshot; `set_positions` makes them count."""

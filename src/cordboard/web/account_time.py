@@ -20,7 +20,7 @@ _ISO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?(?:Z|([+\- ])(\d
 
 def plain_text(instant_us: int, zone: str) -> str:
     """`2020-03-27 12:17:09`, as `deallocation_time` is written (exotel.md 1.4)."""
-    return _local(instant_us, zone).strftime("%Y-%m-%d %H:%M:%S")
+    return _local(instant_us, zone).replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def iso_text(instant_us: int, zone: str = "UTC") -> str:

@@ -22,6 +22,9 @@ BODY_TIMEOUT_S: Final = web.AppKey("body_timeout_s", float)
 
 async def read_bytes(request: web.Request, bytes_max: int) -> bytes:
     """Raises Refused (413/17, 400/5), having read at most a little more than `bytes_max`."""
+    if request.content.is_eof():
+        # It came with its head, as nearly every one does: there is nothing to wait for.
+        return await _read_bytes(request, bytes_max)
     timeout_s = request.config_dict[BODY_TIMEOUT_S]
     try:
         async with asyncio.timeout(timeout_s):

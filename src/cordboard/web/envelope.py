@@ -14,7 +14,7 @@ PROPAGATION_PENDING: Final = {"Cordboard-Propagation": "pending"}
 # Nobody registered 452, so no library knows its words.
 REASONS: Final = {452: "Nothing Free To Allocate"}
 # Answers hold numbers, PINs and secrets.
-_HEADERS: Final = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +66,5 @@ def envelope(
 
 
 def response(status: int, body: bytes, headers: Mapping[str, str]) -> web.Response:
-    return web.Response(status=status, reason=REASONS.get(status), body=body, headers={**_HEADERS, **headers})
+    headers = {"Content-Type": "application/json", **NO_STORE, **headers}
+    return web.Response(status=status, reason=REASONS.get(status), body=body, headers=headers)

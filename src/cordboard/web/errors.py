@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -188,7 +188,10 @@ def refusal(request: web.Request, problem: Problem, request_id: str) -> web.Resp
     return closing_if_unread(request, response(problem.status, body, problem.headers))
 
 
-def closing_if_unread(request: web.Request, answer: web.Response) -> web.Response:
+Response = TypeVar("Response", bound=web.StreamResponse)
+
+
+def closing_if_unread(request: web.Request, answer: Response) -> Response:
     """`answer`, with the end of the connection if the request's body was not read to its end."""
     if not request.content.is_eof():
         # Nobody wants the rest of the body; behind it the connection would not answer for seconds.

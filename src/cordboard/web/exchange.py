@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple, assert_never
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple, assert_never, cast
 
 from aiohttp import web
 
 from cordboard.routing.allocate import Code
 from cordboard.switchboard.tenants import TenantDirectory, TenantView
 from cordboard.web.auth import authenticated, check_version
-from cordboard.web.envelope import Answer, RawAnswer, envelope, response
+from cordboard.web.envelope import NO_STORE, Answer, RawAnswer, envelope
 from cordboard.web.errors import (
     Refused,
     closing_if_unread,
@@ -21,8 +21,9 @@ from cordboard.web.errors import (
     problem_of,
     refusal,
 )
-from cordboard.web.openapi import TENANT_API, UNLIMITED_TENANT_API, Operation, Route
+from cordboard.web.openapi import JSON, TENANT_API, UNLIMITED_TENANT_API, Operation, Route
 from cordboard.web.rate_limit import RateLimiter
+from cordboard.web.reply import Reply
 from cordboard.web.request_ids import logged_as, request_id_of
 
 TENANT_PATH: Final = "/v1/tenants/{tenant}"
@@ -42,6 +43,12 @@ class Exchange(NamedTuple):
             message=answer.message,
             data=answer.data,
         )
+
+
+def _sent(status: int, body: bytes, headers: Mapping[str, str]) -> web.StreamResponse:
+    """What went well, as aiohttp's types have it; what it calls is in web/reply.py."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**NO_STORE, **headers}.items())
+    return cast("web.StreamResponse", Reply(body, JSON, status, lines))
 
 
 TenantHandler = Callable[[Exchange], Awaitable[Answer | RawAnswer]]
@@ -65,12 +72,12 @@ class Tenants:
         *,
         is_rate_limited: bool = True,
     ) -> Route:
-        async def run(request: web.Request) -> web.Response:
+        async def run(request: web.Request) -> web.StreamResponse:
             request_id = request_id_of(request)
             with logged_as(request_id):
                 return await answered(request, request_id)
 
-        async def answered(request: web.Request, request_id: str) -> web.Response:
+        async def answered(request: web.Request, request_id: str) -> web.StreamResponse:
             try:
                 tenant = authenticated(self._tenants, request)
                 if is_rate_limited:
@@ -83,9 +90,9 @@ class Tenants:
                 return refusal(request, problem_of(error), request_id)
             match answer:
                 case Answer():
-                    return response(answer.status, exchange.envelope(answer), answer.headers)
+                    return _sent(answer.status, exchange.envelope(answer), answer.headers)
                 case RawAnswer():
-                    return closing_if_unread(request, response(answer.status, answer.body, answer.headers))
+                    return closing_if_unread(request, _sent(answer.status, answer.body, answer.headers))
                 case unmatched:
                     assert_never(unmatched)
 

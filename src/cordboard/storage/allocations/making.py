@@ -10,12 +10,12 @@ from uuid import UUID
 import asyncpg
 
 from cordboard.clock import SECOND_US, to_datetime, to_datetime_or_none
-from cordboard.routing.allocate import Standing, side_key
+from cordboard.routing.allocate import Standing
 from cordboard.routing.changes import (
     AllocationStands,
     Change,
 )
-from cordboard.routing.model import Allocation, Product, Side
+from cordboard.routing.model import Allocation, AllocationId
 from cordboard.routing.numbers import E164, Pin
 from cordboard.storage import feed
 from cordboard.storage.allocations.releasing import release_ended_blockers
@@ -26,12 +26,9 @@ from cordboard.storage.allocations.rows import (
     PoolChanged,
     Taken,
     VirtualNumberBusy,
-    add_routes,
-    add_uses,
-    claim_pins,
+    check_pool,
+    claim_exclusive,
     claims,
-    columns_of,
-    cooling_routes,
     delete_routes,
     delete_uses,
     listed_routes,
@@ -39,7 +36,7 @@ from cordboard.storage.allocations.rows import (
     uses,
 )
 from cordboard.storage.database import Connection
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Written
 from cordboard.storage.queries import load
 
 _SQL: Final = load("allocations")
@@ -68,12 +65,14 @@ class NewAllocation:
     is_second_try: bool = False
 
     @property
-    def id(self) -> UUID:
-        return UUID(bytes=self.standing.allocation.id)
+    def id(self) -> AllocationId:
+        return self.standing.allocation.id
 
 
 class Made(NamedTuple):
-    position: Position
+    """`written` is of the whole batch."""
+
+    written: Written
 
 
 class AnsweredBefore(NamedTuple):
@@ -103,11 +102,11 @@ async def make(
 async def _make(
     connection: Connection, cell: int, items: Sequence[NewAllocation], now_us: int
 ) -> list[MakeResult]:
-    lost: dict[UUID, MakeResult] = {}
+    lost: dict[AllocationId, MakeResult] = {}
     await _keep_answers(connection, cell, items, now_us, lost)
     await _insert_rows(connection, cell, [item for item in items if item.id not in lost], lost, now_us)
     if lost:
-        await _take_back(connection, cell, list(lost))
+        await _take_back(connection, cell, lost)
     made = [item for item in items if item.id not in lost]
     changes: list[Change] = []
     losers = [item for item in items if item.id in lost and not isinstance(lost[item.id], AnsweredBefore)]
@@ -118,8 +117,8 @@ async def _make(
     ]
     if not changes:
         return [lost[item.id] for item in items]
-    position = await feed.append(connection, cell, changes, now_us)
-    return [lost.get(item.id, Made(position)) for item in items]
+    result = Made(await feed.write(connection, cell, changes, now_us))
+    return [lost.get(item.id, result) for item in items]
 
 
 async def _keep_answers(
@@ -127,7 +126,7 @@ async def _keep_answers(
     cell: int,
     items: Sequence[NewAllocation],
     now_us: int,
-    lost: dict[UUID, MakeResult],
+    lost: dict[AllocationId, MakeResult],
 ) -> None:
     with_key = {
         (item.standing.tenant_id, item.idempotency.key): (item, item.idempotency)
@@ -142,13 +141,13 @@ async def _keep_answers(
         [item.standing.tenant_id for item, _ in with_key.values()],
         [idempotency.key for _, idempotency in with_key.values()],
         [idempotency.body_digest for _, idempotency in with_key.values()],
-        [item.id for item, _ in with_key.values()],
+        [UUID(bytes=item.id) for item, _ in with_key.values()],
         [idempotency.answer for _, idempotency in with_key.values()],
         to_datetime(now_us),
         to_datetime(now_us - ANSWER_KEPT_US),
         [idempotency.sealed_with for _, idempotency in with_key.values()],
     )
-    ids = {row["allocation_id"] for row in kept}
+    ids = {row["allocation_id"].bytes for row in kept}
     lost.update(
         (item.id, AnsweredBefore()) for item in items if item.idempotency is not None and item.id not in ids
     )
@@ -158,50 +157,61 @@ async def _insert_rows(
     connection: Connection,
     cell: int,
     items: Sequence[NewAllocation],
-    lost: dict[UUID, MakeResult],
+    lost: dict[AllocationId, MakeResult],
     now_us: int,
 ) -> None:
-    rows = await connection.fetch(
-        _SQL["insert_allocations"],
-        cell,
-        [_row_json(item.standing) for item in items],
+    if not items:
+        return
+    exclusive = [item.standing.allocation for item in items if item.standing.allocation.is_exclusive]
+    # Before the statement that stands on them, which sees the VNs as they were when it began.
+    claimed = await claim_exclusive(
+        connection, cell, [use for allocation in exclusive for use in uses(allocation)], now_us
     )
-    inserted = {row["id"] for row in rows}
-    lost.update((item.id, ClientIdTaken()) for item in items if item.id not in inserted)
-    items = [item for item in items if item.id in inserted]
-    await insert_listed(connection, cell, [item.standing.allocation for item in items])
-    # First of all, because routes and PINs lock their VNs against whoever wants one alone.
-    standing_on = [use for item in items for use in uses(item.standing.allocation)]
-    for use in await add_uses(connection, cell, standing_on, now_us):
-        lost.setdefault(use.allocation_id, VirtualNumberBusy(use.virtual_number))
-    items = [item for item in items if item.id not in lost]
-    for route in await add_routes(
-        connection, cell, [route for item in items for route in listed_routes(item.standing.allocation)]
-    ):
-        lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
-    picked = [
-        route
-        for item in items
-        if item.standing.allocation.product is Product.GREENVN
-        for route in listed_routes(item.standing.allocation)
-    ]
-    for route in await cooling_routes(connection, cell, picked, now_us):
-        lost.setdefault(route.allocation_id, NumberTaken(route.virtual_number, route.number))
-    wanted = [claim for item in items if item.id not in lost for claim in claims(item.standing.allocation)]
-    for claim in await claim_pins(connection, cell, wanted, now_us):
-        lost.setdefault(claim.allocation_id, PinTaken(claim.virtual_number, claim.pin))
+    alone = {use.allocation_id for use in claimed}
+    refused = await connection.fetch(
+        _SQL["make"],
+        cell,
+        [_row_json(place, item.standing) for place, item in enumerate(items)],
+        [use.virtual_number for use in claimed],
+        [use.allocation_id for use in claimed],
+        to_datetime(now_us),
+    )
+    for row in refused:
+        lost.setdefault(AllocationId(row["allocation_id"].bytes), _taken_of(row))
+    # A claim whose allocation does not exist would not be taken back; only client ids keep one from existing.
+    assert not any(row["taken"] == "client_id" and row["allocation_id"] in alone for row in refused)
+    await check_pool(
+        connection, cell, {E164(row["virtual_number"]) for row in refused if row["taken"] == "virtual_number"}
+    )
 
 
-def _row_json(standing: Standing) -> dict[str, object]:
+def _taken_of(row: asyncpg.Record) -> Taken:
+    match row["taken"]:
+        case "client_id":
+            return ClientIdTaken()
+        case "virtual_number":
+            return VirtualNumberBusy(E164(row["virtual_number"]))
+        case "number":
+            return NumberTaken(E164(row["virtual_number"]), E164(row["number"]))
+        case "pin":
+            return PinTaken(E164(row["virtual_number"]), Pin(row["pin"]))
+        case unknown:
+            raise AssertionError(f"the query has no such word: {unknown}")
+
+
+def _row_json(place: int, standing: Standing) -> dict[str, object]:
     allocation = standing.allocation
     a, b = allocation.a, allocation.b
     return {
+        "place": place,
         "id": allocation.id.hex(),
         "tenant_id": standing.tenant_id,
         "product": allocation.product.value,
         "client_id": standing.client_id,
         "generation": standing.generation,
         "usage": allocation.usage.value,
+        "a_numbers": a.numbers,
+        "b_numbers": b.numbers,
         "a_virtual_numbers": a.virtual_numbers,
         "b_virtual_numbers": b.virtual_numbers,
         "a_pins": pin_texts(a.pins),
@@ -222,18 +232,9 @@ def _row_json(standing: Standing) -> dict[str, object]:
     }
 
 
-async def insert_listed(connection: Connection, cell: int, allocations: Sequence[Allocation]) -> None:
-    listed = [
-        (UUID(bytes=allocation.id), number, side_key(side), position)
-        for allocation in allocations
-        for side in Side
-        for position, number in enumerate(allocation.party(side).numbers)
-    ]
-    await connection.execute(_SQL["insert_listed"], cell, *columns_of(listed, 4))
-
-
-async def _take_back(connection: Connection, cell: int, ids: Sequence[UUID]) -> None:
+async def _take_back(connection: Connection, cell: int, losers: Iterable[AllocationId]) -> None:
     """Undo what losers put in, so that they leave no trace in this transaction."""
+    ids = [UUID(bytes=id) for id in losers]
     await connection.execute(_SQL["forget_answers"], cell, ids)
     await delete_routes(connection, cell, ids)
     await delete_uses(connection, cell, ids)
@@ -246,7 +247,7 @@ async def _release_ended_blockers(
     connection: Connection,
     cell: int,
     losers: Sequence[NewAllocation],
-    lost: dict[UUID, MakeResult],
+    lost: dict[AllocationId, MakeResult],
     now_us: int,
 ) -> list[Change]:
     """Release ended allocations that stood in the way, and say which losers should try again."""

@@ -6,6 +6,7 @@ They are put in with ON CONFLICT DO NOTHING, in the order of their keys, and who
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -79,28 +80,38 @@ async def add_uses(connection: Connection, cell: int, uses: Sequence[Use], now_u
     """Stand allocations on VNs; returns those uses for which the VN has no room. Raises PoolChanged."""
     if not uses:
         return []
-    alone = sorted(use for use in uses if use.is_exclusive)
+    # Others that want one alone are not even tried: they would wait for a release that waits for our lock.
     fitting = [use for use in uses if not use.is_exclusive]
-    if alone:
-        # Of two of one batch the first stands.
-        first = {use.virtual_number: use for use in reversed(alone)}
-        await connection.execute(_SQL["lock_virtual_numbers"], cell, sorted(first))
-        claimed = await connection.fetch(
-            _SQL["claim_exclusive"],
-            cell,
-            list(first),
-            [use.allocation_id for use in first.values()],
-            to_datetime(now_us),
-        )
-        # The others are not even tried: they would wait for a release that waits for our lock.
-        fitting += [first[row["number"]] for row in claimed]
+    fitting += await claim_exclusive(connection, cell, uses, now_us)
     rows = await connection.fetch(_SQL["insert_uses"], cell, *columns_of(fitting, 4), to_datetime(now_us))
     standing = {(row["virtual_number"], row["allocation_id"]) for row in rows}
     refused = [use for use in uses if (use.virtual_number, use.allocation_id) not in standing]
-    wanted = {use.virtual_number for use in refused}
-    if wanted and len(wanted) > await connection.fetchval(_SQL["count_virtual_numbers"], cell, list(wanted)):
-        raise PoolChanged
+    await check_pool(connection, cell, {use.virtual_number for use in refused})
     return refused
+
+
+async def claim_exclusive(connection: Connection, cell: int, uses: Iterable[Use], now_us: int) -> list[Use]:
+    """Lock the VNs that are wanted alone, and mark those that are free; returns the uses that may stand."""
+    # Of two of one batch the first stands.
+    first = {use.virtual_number: use for use in sorted(uses, reverse=True) if use.is_exclusive}
+    if not first:
+        return []
+    numbers = sorted(first)
+    await connection.execute(_SQL["lock_virtual_numbers"], cell, numbers)
+    claimed = await connection.fetch(
+        _SQL["claim_exclusive"],
+        cell,
+        numbers,
+        [first[number].allocation_id for number in numbers],
+        to_datetime(now_us),
+    )
+    return [first[row["number"]] for row in claimed]
+
+
+async def check_pool(connection: Connection, cell: int, busy: AbstractSet[E164]) -> None:
+    """Whether these VNs, which have no room, are there at all. Raises PoolChanged."""
+    if busy and len(busy) > await connection.fetchval(_SQL["count_virtual_numbers"], cell, list(busy)):
+        raise PoolChanged
 
 
 async def delete_uses(connection: Connection, cell: int, ids: Sequence[UUID]) -> None:
