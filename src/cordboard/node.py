@@ -19,11 +19,13 @@ import structlog
 from cordboard.clock import Clock, SystemClock
 from cordboard.logs import HopLog, hop_log
 from cordboard.postal_table import load_postal_regions
+from cordboard.routing.changes import PinFailed
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.embedded import EmbeddedPostgres, EngineAlreadyRunning, PostgresUnavailable
 from cordboard.storage.facts import EventKind
+from cordboard.storage.feed import Written
 from cordboard.storage.sealing import DataKeys, check_keys
 from cordboard.storage.spool import Spool
 from cordboard.switchboard.allocating import Allocating
@@ -244,9 +246,11 @@ async def running_switchboard(
     async with AsyncExitStack() as stack:
         stack.callback(keeper.close)
         progress = _progress(parts, stack)
-        recording = _recording(parts, _spool(parts, settings.spool_dir, stack), sender.wake)
+        spool = _spool(parts, settings.spool_dir, stack)
+        telling = _telling(parts, keeper, sender.wake)
+        recording = _recording(parts, spool, telling, sender.wake)
         switchboard = _switchboard(parts, keeper, progress, recording, sender.wake)
-        salvage = _salvage(parts, settings.spool_dir, sender.wake)
+        salvage = _salvage(parts, settings.spool_dir, telling, sender.wake)
         await keeper.open()
         # What is on record of a call that goes on is on record before its next hop.
         await recording.drain_at_start()
@@ -283,7 +287,7 @@ async def running_board(
         keeper = BoardKeeper(database, parts.bell, parts.throttle, settings.node_dir(), clock, on_load)
         stack.callback(keeper.close)
         progress = _progress(parts, stack)
-        salvage = _salvage(parts, None, sender.wake)
+        salvage = _salvage(parts, None, _telling(parts, keeper, sender.wake), sender.wake)
         await keeper.open()
         await salvage.drain_at_start()
         async with _running(_once_a_node(parts, keeper, progress, salvage, sender)), _sending(sender):
@@ -306,7 +310,7 @@ async def running_worker(
         wake_sender = parts.bell.ring_for_events
         settings.spool_dir.mkdir(mode=0o700, exist_ok=True)
         spool = _spool(parts, settings.spool_dir / f"{slot}.{os.getpid()}", stack)
-        recording = _recording(parts, spool, wake_sender)
+        recording = _recording(parts, spool, _telling(parts, follower, wake_sender), wake_sender)
         switchboard = _switchboard(parts, follower, progress, recording, wake_sender)
         await follower.open()
         background = [
@@ -351,10 +355,23 @@ def _spool(parts: _Parts, directory: Path, stack: AsyncExitStack) -> Spool:
     return spool
 
 
-def _recording(parts: _Parts, spool: Spool, wake_sender: Callable[[], None]) -> Recording:
+def _telling(parts: _Parts, board: BoardSource, wake_sender: Callable[[], None]) -> Telling:
+    def hand_over(written: Written) -> None:
+        if any(isinstance(change, PinFailed) for change in written.changes):
+            # What windows are told goes through the feed, also to the windows of this process.
+            parts.bell.ring()
+        else:
+            board.hand_over(written)
+            parts.bell.ring_elsewhere()
+
+    return Telling(parts.database, parts.clock, wake_sender, hand_over)
+
+
+def _recording(parts: _Parts, spool: Spool, telling: Telling, wake_sender: Callable[[], None]) -> Recording:
     return Recording(
         parts.database,
         spool,
+        telling,
         parts.metrics,
         parts.clock,
         parts.settings.answer_timeout_s,
@@ -363,7 +380,7 @@ def _recording(parts: _Parts, spool: Spool, wake_sender: Callable[[], None]) -> 
     )
 
 
-def _salvage(parts: _Parts, own: Path | None, wake_sender: Callable[[], None]) -> Salvage:
+def _salvage(parts: _Parts, own: Path | None, telling: Telling, wake_sender: Callable[[], None]) -> Salvage:
     def open_spool(directory: Path) -> Spool:
         spool = Spool(directory, parts.settings.spool_bytes_max)
         spool.open()
@@ -374,8 +391,8 @@ def _salvage(parts: _Parts, own: Path | None, wake_sender: Callable[[], None]) -
         parts.settings.spool_dir,
         own,
         open_spool,
-        lambda spool: _recording(parts, spool, wake_sender),
-        Telling(parts.database, parts.clock, wake_sender, parts.bell.ring),
+        lambda spool: _recording(parts, spool, telling, wake_sender),
+        telling,
     )
 
 

@@ -12,7 +12,7 @@ from cordboard.routing.changes import MemberStands, PinFailed
 from cordboard.routing.model import Progress, Side
 from cordboard.routing.numbers import E164
 from cordboard.storage import outcomes, untold
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Written
 from cordboard.storage.outcomes import NewOutcome
 from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office
 
@@ -23,7 +23,7 @@ async def put(office: Office, *items: NewOutcome, now_us: int = NOW_US) -> list[
     )
 
 
-async def tell(office: Office, *items: NewOutcome, now_us: int = NOW_US) -> Position | None:
+async def tell(office: Office, *items: NewOutcome, now_us: int = NOW_US) -> Written | None:
     return await office.database.write(lambda connection: untold.tell(connection, office.cell, items, now_us))
 
 
@@ -88,8 +88,8 @@ async def test_it_is_told_once_however_many_tell(office: Office) -> None:
     standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
     items = [office.wrong("one", "7", CAT), office.right("two", standing, Side.A, CAT)]
     await put(office, *items)
-    positions = await asyncio.gather(*(tell(office, *items) for _ in range(4)))
-    assert sum(position is not None for position in positions) == 1
+    written = await asyncio.gather(*(tell(office, *items) for _ in range(4)))
+    assert sum(one is not None for one in written) == 1
     assert len(await office.events("verification_failed")) == len(await office.events("verified")) == 1
     # Nor when the platform sends the entry again, or the spool brings it once more.
     await put(office, *items)

@@ -19,6 +19,7 @@ from cordboard.storage.outcomes import CallKey, NewOutcome
 from cordboard.storage.spool import Spool
 from cordboard.storage.spooled import Spooled, to_bytes
 from cordboard.switchboard.recording import Recording
+from cordboard.switchboard.telling import Telling
 from cordboard.telemetry import Metrics
 from tests.storage.office import ANN, BEN, NOW_US, Office, opened_office
 
@@ -48,7 +49,9 @@ def directory(tmp_path: Path) -> Path:
 async def recording(database: Database, directory: Path, *, runs: bool = True) -> AsyncIterator[Recording]:
     spool = Spool(directory, 1 << 20)
     spool.open()
-    recording = Recording(database, spool, Metrics(), StandingClock(), 1.0, nothing, nothing)
+    clock = StandingClock()
+    telling = Telling(database, clock, nothing, lambda _: None)
+    recording = Recording(database, spool, telling, Metrics(), clock, 1.0, nothing, nothing)
     try:
         async with asyncio.TaskGroup() as tasks:
             running = (

@@ -25,7 +25,7 @@ def directory(tmp_path: Path) -> Path:
 
 
 def telling(office: Office) -> Telling:
-    return Telling(office.database, StandingClock(), nothing, nothing)
+    return Telling(office.database, StandingClock(), nothing, lambda _: None)
 
 
 async def failed(office: Office) -> int:

@@ -33,7 +33,7 @@ from cordboard.storage import allocations, feed
 from cordboard.storage.database import Connection
 from cordboard.storage.events import NewEvent, add_events
 from cordboard.storage.facts import VerificationFailedFacts, VerifiedFacts
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Position, Written
 from cordboard.storage.queries import load
 
 _SQL: Final = load("outcomes")
@@ -83,7 +83,7 @@ async def record(
     rows = await connection.fetch(_SQL["insert"], cell, *columns_of(entries))
     inserted = {(call_key(row), row["digits_digest"]) for row in rows}
     new = [item for item in entries if (item.call, item.outcome.digest) in inserted]
-    position = await tell(connection, cell, new, now_us)
+    position = awaited_position(await tell(connection, cell, new, now_us))
     on_record = await progress_of(connection, cell, {item.call for item in items})
     return [Recorded(on_record[item.call], position) for item in items]
 
@@ -119,12 +119,10 @@ def key_columns_of(items: Sequence[NewOutcome]) -> tuple[list[object], ...]:
     )
 
 
-async def tell(
-    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
-) -> Position | None:
+async def tell(connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int) -> Written | None:
     """What follows from outcomes that are on record for the first time: joins, locks, events.
 
-    The position is set if a change has to reach the board.
+    Returns what was added to the feed.
     """
     strangers = [
         (item, item.outcome)
@@ -152,8 +150,6 @@ async def tell(
             events.append(_verified(item, id, standing))
     if events:
         await add_events(connection, cell, events, now_us)
-    # Told to the windows of every node. Nobody waits for that: a window that is late by the feed's poll
-    # lets a guess or two through.
     failed = [
         PinFailed(
             item.call.tenant_id,
@@ -167,8 +163,15 @@ async def tell(
     ]
     if not changes and not failed:
         return None
-    position = await feed.append(connection, cell, [*changes, *failed], now_us)
-    return position if changes else None
+    return await feed.write(connection, cell, [*changes, *failed], now_us)
+
+
+def awaited_position(written: Written | None) -> Position | None:
+    """What an answer waits for. Nobody does for the windows of wrong PINs: one that is late by the feed's
+    poll lets a guess or two through."""
+    if written is None or all(isinstance(change, PinFailed) for change in written.changes):
+        return None
+    return written.position
 
 
 def is_of_a_lock(outcome: Outcome) -> bool:

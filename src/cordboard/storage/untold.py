@@ -17,7 +17,7 @@ from cordboard.clock import to_datetime
 from cordboard.routing.model import Outcome, Progress, RightPin, WrongPin
 from cordboard.storage import outcomes
 from cordboard.storage.database import Connection
-from cordboard.storage.feed import Position
+from cordboard.storage.feed import Written
 from cordboard.storage.outcomes import NewOutcome, call_key
 from cordboard.storage.queries import load
 from cordboard.storage.spooled import outcome_of, outcome_to_json
@@ -60,13 +60,11 @@ def is_to_be_told(outcome: Outcome) -> bool:
             assert_never(unmatched)
 
 
-async def tell(
-    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
-) -> Position | None:
+async def tell(connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int) -> Written | None:
     """In a transaction: what follows from those entries of which nobody has told yet.
 
-    Told is what is on record, which another process may have put there first. The position is set if a change
-    has to reach the board.
+    Told is what is on record, which another process may have put there first. Returns what was added to the
+    feed.
     """
     rows = await connection.fetch(_SQL["take"], cell, *outcomes.key_columns_of(items))
     bodies = {(call_key(row), row["digits_digest"]): row["body"] for row in rows}

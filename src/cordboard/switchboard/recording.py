@@ -56,6 +56,7 @@ class Recording:
         self,
         database: Database,
         spool: Spool,
+        telling: Telling,
         metrics: Metrics,
         clock: Clock,
         answer_timeout_s: float,
@@ -63,6 +64,7 @@ class Recording:
         ring_bell: Callable[[], None],
     ) -> None:
         self.spool = spool
+        self.telling = telling
         self._budget_s = answer_timeout_s * DATABASE_SHARE
         self._database = database
         self._metrics = metrics
@@ -72,7 +74,6 @@ class Recording:
         # The last records of the spool are on their way: what comes now waits for them, and follows them
         # into the database. Without that a steady stream would never leave the spool again.
         self._handing_back: asyncio.Event | None = None
-        self.telling = Telling(database, clock, wake_sender, ring_bell)
         self._outcomes: CommitBatcher[NewOutcome, Progress] = CommitBatcher(
             database.write_in_one_statement,
             lambda connection, cell, items: untold.put_on_record(connection, cell, items, clock.now_us()),

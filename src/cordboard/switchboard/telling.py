@@ -18,8 +18,8 @@ from cordboard.routing.model import RightPin
 from cordboard.routing.numbers import E164
 from cordboard.storage import untold
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
-from cordboard.storage.feed import Position
-from cordboard.storage.outcomes import NewOutcome
+from cordboard.storage.feed import Position, Written
+from cordboard.storage.outcomes import NewOutcome, awaited_position
 
 # Some 10 ms of one transaction, and 3 ms of this process.
 TOLD_AT_ONCE_MAX: Final = 20
@@ -50,12 +50,13 @@ class Telling:
         database: Database,
         clock: Clock,
         wake_sender: Callable[[], None],
-        ring_bell: Callable[[], None],
+        hand_over: Callable[[Written], None],
     ) -> None:
         self._database = database
         self._clock = clock
         self._wake_sender = wake_sender
-        self._ring_bell = ring_bell
+        # Gets what was committed to the board of this process, and of others.
+        self._hand_over = hand_over
         # By cell, the oldest first; they leave when they are told.
         self._waiting: defaultdict[int, deque[_Untold]] = defaultdict(deque)
         self._count = 0
@@ -133,12 +134,10 @@ class Telling:
             self._count -= 1
             self._settle(item, position)
         self._wake_sender()
-        if position is not None:
-            self._ring_bell()
 
     async def _tell(self, cell: int, items: Sequence[NewOutcome]) -> Position | None:
         try:
-            return await self._database.write(
+            written = await self._database.write(
                 partial(untold.tell, cell=cell, items=items, now_us=self._clock.now_us())
             )
         except (DatabaseAway, CommitUnknown):
@@ -151,6 +150,9 @@ class Telling:
             # It stays untold in the database, and is tried again by whoever looks for what was left.
             _log.error("outcome.refused", error=type(error).__name__)
             return None
+        if written is not None:
+            self._hand_over(written)
+        return awaited_position(written)
 
     def _settle(self, item: _Untold, position: Position | None) -> None:
         call = item.new.call
