@@ -13,17 +13,37 @@ ON CONFLICT DO NOTHING
 RETURNING tenant_id, call_sid, virtual_number, caller, digits_digest;
 
 -- name: of_calls
-SELECT verification.tenant_id, verification.call_sid, verification.virtual_number, verification.caller,
-    verification.digits_digest, verification.outcome, verification.allocation_id, verification.side
+-- All that is on record, what has been told before what has not: of one entry that stands first. Lateral, because a
+-- plan that is made while the tables are small would read all of the cell.
+SELECT entry.tenant_id, entry.call_sid, entry.virtual_number, entry.caller, entry.digits_digest, entry.outcome,
+    entry.allocation_id, entry.side
 FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[]) AS call (tenant_id, call_sid, virtual_number, caller)
-JOIN verification ON verification.cell = $1 AND verification.tenant_id = call.tenant_id
-    AND verification.call_sid = call.call_sid AND verification.virtual_number = call.virtual_number
-    AND verification.caller = call.caller
-ORDER BY verification.verified_at;
+CROSS JOIN LATERAL (
+    (SELECT verification.tenant_id, verification.call_sid, verification.virtual_number, verification.caller,
+         verification.digits_digest, verification.outcome, verification.allocation_id, verification.side,
+         verification.verified_at, false AS is_untold
+     FROM verification
+     WHERE verification.cell = $1 AND verification.tenant_id = call.tenant_id
+         AND verification.call_sid = call.call_sid AND verification.virtual_number = call.virtual_number
+         AND verification.caller = call.caller
+     OFFSET 0)
+    UNION ALL
+    (SELECT untold.tenant_id, untold.call_sid, untold.virtual_number, untold.caller, untold.digits_digest,
+         untold.outcome, untold.allocation_id, untold.side, untold.verified_at, true
+     FROM untold_outcome AS untold
+     WHERE untold.cell = $1 AND untold.tenant_id = call.tenant_id AND untold.call_sid = call.call_sid
+         AND untold.virtual_number = call.virtual_number AND untold.caller = call.caller
+     OFFSET 0)
+) AS entry
+ORDER BY entry.is_untold, entry.verified_at;
 
 -- name: recent_failures
 SELECT tenant_id, call_sid, virtual_number, caller, digits_digest, verified_at
 FROM verification
+WHERE cell = ANY($1::smallint[]) AND verified_at > $2 AND outcome = 'failure'
+UNION ALL
+SELECT tenant_id, call_sid, virtual_number, caller, digits_digest, verified_at
+FROM untold_outcome
 WHERE cell = ANY($1::smallint[]) AND verified_at > $2 AND outcome = 'failure'
 ORDER BY verified_at;
 

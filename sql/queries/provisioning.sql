@@ -131,6 +131,9 @@ DELETE FROM throttle_cleared WHERE cell = $1 AND tenant_id = $2;
 -- name: delete_tenant_webhook_secrets
 DELETE FROM webhook_secret WHERE cell = $1 AND tenant_id = $2;
 
+-- name: delete_tenant_untold_outcomes
+DELETE FROM untold_outcome WHERE cell = $1 AND tenant_id = $2;
+
 -- name: delete_tenant_verifications
 DELETE FROM verification WHERE cell = $1 AND tenant_id = $2;
 

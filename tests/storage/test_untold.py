@@ -12,9 +12,12 @@ from cordboard.routing.changes import MemberStands, PinFailed
 from cordboard.routing.model import Progress, Side
 from cordboard.routing.numbers import E164
 from cordboard.storage import outcomes, untold
+from cordboard.storage.erasing import erase
 from cordboard.storage.feed import Written
 from cordboard.storage.outcomes import NewOutcome
+from cordboard.storage.sealing import NO_KEYS
 from tests.storage.office import ANN, BEN, CAT, DAN, NOW_US, Office
+from tests.storage.traces import traces
 
 
 async def put(office: Office, *items: NewOutcome, now_us: int = NOW_US) -> list[Progress]:
@@ -109,10 +112,33 @@ async def test_the_first_outcome_of_an_entry_stands(office: Office) -> None:
     assert len(await office.events("verification_failed")) == (not is_admitted)
 
 
-async def test_a_listed_callers_success_leaves_nothing_to_tell(office: Office) -> None:
+async def test_a_listed_callers_success_is_a_record_and_nothing_else(office: Office) -> None:
     standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
-    await put(office, office.right("sid", standing, Side.A, ANN, is_stranger=False))
+    right = office.right("sid", standing, Side.A, ANN, is_stranger=False)
+    await put(office, right)
+    assert await tell(office, right) is None
+    assert (await left(office), await events(office)) == ([], [])
+    assert len(await office.fetch("SELECT 1 FROM verification WHERE cell = $1")) == 1
+
+
+async def test_what_goes_another_way_finds_the_outcome_that_stands(office: Office) -> None:
+    """As the spool does, or who counts for a lock, with an entry that a process has answered and not told."""
+    standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
+    wrong, right = office.wrong("sid", "1", CAT), office.right("sid", standing, Side.A, CAT)
+    await put(office, wrong)
+    for _ in range(2):
+        [recorded] = await office.database.write(
+            lambda connection: untold.record(connection, office.cell, [right], NOW_US)
+        )
+        assert (recorded.progress.failures, recorded.progress.admission) == (1, None)
     assert await left(office) == []
+    assert [len(await office.events(kind)) for kind in ("verified", "verification_failed")] == [0, 1]
+    # And the other way round.
+    [progress] = await put(office, right)
+    assert (progress.failures, progress.admission) == (1, None)
+    assert await tell(office, right) is None
+    assert await left(office) == []
+    assert [len(await office.events(kind)) for kind in ("verified", "verification_failed")] == [0, 1]
 
 
 async def test_what_is_left_untold_is_found_as_it_was(office: Office) -> None:
@@ -128,18 +154,14 @@ async def test_what_is_left_untold_is_found_as_it_was(office: Office) -> None:
     assert [member.number for member in await office.members(standing)] == [CAT]
 
 
-async def test_of_an_outcome_that_is_forgotten_nothing_is_told(office: Office) -> None:
+async def test_a_person_is_erased_of_whom_only_an_untold_outcome_tells(office: Office) -> None:
     standing = await office.made([ANN], [BEN], a_pin="1", b_pin="2")
-    right = office.right("sid", standing, Side.A, CAT)
-    await put(office, right)
-    await office.database.write(
-        lambda connection: connection.execute(
-            "DELETE FROM verification WHERE cell = $1 AND tenant_id = $2", office.cell, office.tenant.id
-        )
-    )
+    await put(office, office.right("one", standing, Side.A, CAT), office.wrong("two", "7", CAT))
+    assert ("untold_outcome", "body") in await traces(office.database, office.cell, CAT)
+    await erase(office.database, CAT, office.tenant.id, NO_KEYS, NOW_US)
     assert await left(office) == []
-    assert await tell(office, right) is None
-    assert await office.members(standing) == []
+    # Events that wait are told first, and masked afterwards.
+    assert {table for table, _ in await traces(office.database, office.cell, CAT)} <= {"event", "feed"}
 
 
 @pytest.mark.parametrize("pin_becomes", ["1", "9"])

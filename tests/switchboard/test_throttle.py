@@ -322,6 +322,7 @@ async def test_a_failure_counts_before_the_pin_is_looked_at(database: Database, 
         assert sum(isinstance(decision, AskPin) for decision in decisions) == 3
         assert sum(map(is_throttled, decisions)) == 7
         assert is_throttled(await enter(switchboard, office, CAT, "1111", "sid-right"))
+        await switchboard.recording.telling.flush()
         assert len(await office.events("verification_failed")) == 3
         # Right PINs do not count: ANN enters hers as often as she likes.
         for n in range(5):

@@ -25,7 +25,7 @@ import structlog
 from cordboard.routing.changes import Change, MemberLeft
 from cordboard.routing.model import Allocation
 from cordboard.routing.numbers import E164
-from cordboard.storage import allocations, feed
+from cordboard.storage import allocations, feed, untold
 from cordboard.storage.allocations import AllocationName, Found, ReleaseRequest
 from cordboard.storage.allocations.rows import Route, drop_idle_lines, drop_routes, side_of
 from cordboard.storage.database import Connection, Database
@@ -128,6 +128,8 @@ class _OfTenant:
     positions: list[Position]
 
     async def run(self) -> None:
+        if not self.is_dry_run:
+            await self._tell_untold()
         for what, query in ((Erasure.COOLING, "delete_cooling"), (Erasure.LIFTED, "delete_lifted")):
             [row] = await self._written(query, self.number, self.is_dry_run)
             self.counts[what] += row["found"]
@@ -141,6 +143,18 @@ class _OfTenant:
         await self._answers()
         if not self.is_dry_run:
             await self.database.write(self._forget_last_word)
+
+    async def _tell_untold(self) -> None:
+        """What was answered and is not in its place yet, as after a crash: it may tell of the person."""
+        while left := await self.database.read(
+            lambda connection: untold.left_untold(connection, self.now_us, ROWS_PER_STEP, [self.cell])
+        ):
+            items = [item for _, item in left]
+            written = await self.database.write(
+                partial(untold.tell, cell=self.cell, items=items, now_us=self.now_us)
+            )
+            if written is not None:
+                self.positions.append(written.position)
 
     # ── allocations ──────────────────────────────────────────────────────────
 

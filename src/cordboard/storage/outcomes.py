@@ -79,13 +79,29 @@ async def record(
     connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
 ) -> list[Recorded]:
     """Record outcomes, make members of strangers with a right PIN, and write the events of both."""
-    entries = first_of_each(items)
-    rows = await connection.fetch(_SQL["insert"], cell, *columns_of(entries))
-    inserted = {(call_key(row), row["digits_digest"]) for row in rows}
-    new = [item for item in entries if (item.call, item.outcome.digest) in inserted]
-    position = awaited_position(await tell(connection, cell, new, now_us))
+    position = awaited_position(await enter(connection, cell, items, now_us))
     on_record = await progress_of(connection, cell, {item.call for item in items})
     return [Recorded(on_record[item.call], position) for item in items]
+
+
+async def enter(
+    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
+) -> Written | None:
+    """As `record`; returns what was added to the feed, and asks for nothing else."""
+    entries = first_of_each(items)
+    rows = await connection.fetch(
+        _SQL["insert"],
+        cell,
+        *key_columns_of(entries),
+        outcome_texts_of(entries),
+        ["right_pin" if isinstance(item.outcome, RightPin) else "wrong_pin" for item in entries],
+        *admission_columns_of(entries),
+        [to_datetime(item.at_us) for item in entries],
+        [item.request_id for item in entries],
+    )
+    inserted = {(call_key(row), row["digits_digest"]) for row in rows}
+    new = [item for item in entries if (item.call, item.outcome.digest) in inserted]
+    return await _tell(connection, cell, new, now_us) if new else None
 
 
 def first_of_each(items: Iterable[NewOutcome]) -> list[NewOutcome]:
@@ -94,19 +110,6 @@ def first_of_each(items: Iterable[NewOutcome]) -> list[NewOutcome]:
     for item in items:
         first.setdefault((item.call, item.outcome.digest), item)
     return list(first.values())
-
-
-def columns_of(items: Sequence[NewOutcome]) -> tuple[list[object], ...]:
-    """Of the table `verification`, in the order of the statements, without the cell."""
-    return (
-        *key_columns_of(items),
-        ["success" if isinstance(item.outcome, RightPin) else "failure" for item in items],
-        ["right_pin" if isinstance(item.outcome, RightPin) else "wrong_pin" for item in items],
-        [_allocation_id(item.outcome) for item in items],
-        [_side_text(item.outcome) for item in items],
-        [to_datetime(item.at_us) for item in items],
-        [item.request_id for item in items],
-    )
 
 
 def key_columns_of(items: Sequence[NewOutcome]) -> tuple[list[object], ...]:
@@ -119,11 +122,19 @@ def key_columns_of(items: Sequence[NewOutcome]) -> tuple[list[object], ...]:
     )
 
 
-async def tell(connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int) -> Written | None:
-    """What follows from outcomes that are on record for the first time: joins, locks, events.
+def outcome_texts_of(items: Sequence[NewOutcome]) -> list[str]:
+    return ["success" if isinstance(item.outcome, RightPin) else "failure" for item in items]
 
-    Returns what was added to the feed.
-    """
+
+def admission_columns_of(items: Sequence[NewOutcome]) -> tuple[list[UUID | None], list[str | None]]:
+    """(allocations, sides)."""
+    return [_allocation_id(item.outcome) for item in items], [_side_text(item.outcome) for item in items]
+
+
+async def _tell(
+    connection: Connection, cell: int, items: Sequence[NewOutcome], now_us: int
+) -> Written | None:
+    """What follows from outcomes that are on record for the first time: joins, locks, events."""
     strangers = [
         (item, item.outcome)
         for item in items
@@ -284,16 +295,14 @@ async def progress_of(connection: Connection, cell: int, calls: Iterable[CallKey
         [call.virtual_number for call in in_order],
         [call.caller or WITHHELD for call in in_order],
     )
-    return progress_by_call(in_order, rows)
-
-
-def progress_by_call(calls: Iterable[CallKey], rows: Iterable[asyncpg.Record]) -> dict[CallKey, Progress]:
-    """Of rows of `verification`, the oldest first."""
     tried: defaultdict[CallKey, set[bytes]] = defaultdict(set)
     failures: defaultdict[CallKey, int] = defaultdict(int)
     admissions: dict[CallKey, Admission] = {}
     for row in rows:
         call = call_key(row)
+        if row["digits_digest"] in tried[call]:
+            # An entry that came a second time, and waits to be found out.
+            continue
         tried[call].add(row["digits_digest"])
         if row["outcome"] == "success":
             admission = Admission(AllocationId(row["allocation_id"].bytes), Side[row["side"].upper()])
@@ -310,7 +319,7 @@ def progress_by_call(calls: Iterable[CallKey], rows: Iterable[asyncpg.Record]) -
         # Of nearly all calls that a node asks about nothing is on record.
         if call in tried
         else NEW_CALL
-        for call in calls
+        for call in in_order
     }
 
 

@@ -235,6 +235,7 @@ async def delete_tenant(database: Database, tenant_id: str, now_us: int) -> Posi
             "credentials",
             "throttles",
             "webhook_secrets",
+            "untold_outcomes",
             "verifications",
             "calls",
             "call_ends",

@@ -81,7 +81,7 @@ class Recording:
         )
         self._told_outcomes: CommitBatcher[NewOutcome, Recorded] = CommitBatcher(
             database.write,
-            lambda connection, cell, items: outcomes.record(connection, cell, items, clock.now_us()),
+            lambda connection, cell, items: untold.record(connection, cell, items, clock.now_us()),
         )
         self._ends: CommitBatcher[NewEnd, None] = CommitBatcher(
             database.write,
@@ -100,8 +100,7 @@ class Recording:
         progress = await self._record(cell, new, self._outcomes)
         if progress is None:
             return None
-        if untold.is_to_be_told(new.outcome):
-            self.telling.add(cell, new)
+        self.telling.add(cell, new)
         return Recorded(progress, None)
 
     async def end(self, cell: int, new: NewEnd) -> None:
@@ -213,9 +212,8 @@ async def _record_in_order(connection: Connection, cell: int, items: Sequence[It
     """Events of an allocation are told in the order in which they happened, so kinds take turns."""
     for kind, run in groupby(items, type):
         if kind is NewOutcome:
-            entered = [item for item in run if isinstance(item, NewOutcome)]
-            await outcomes.record(connection, cell, entered, now_us)
-            # Those that a statement put on record of which nobody learned what became of it.
-            await untold.tell(connection, cell, entered, now_us)
+            await untold.record(
+                connection, cell, [item for item in run if isinstance(item, NewOutcome)], now_us
+            )
         else:
             await record_ends(connection, cell, [item for item in run if isinstance(item, NewEnd)], now_us)

@@ -7,6 +7,7 @@ by the node, and its directory removed. Of outcomes that are on record and untol
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from cordboard.switchboard.telling import LEFT_AFTER_US, Telling
 
 # A listing of some names. What is in there is answered already, and late by an outage.
 LOOK_S: Final = 0.5
+# It reads all that were there since the last VACUUM, some milliseconds after a busy minute.
+LOOK_FOR_UNTOLD_S: Final = 2.0
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +54,7 @@ class Salvage:
         await self._tell_left(0)
 
     async def run(self) -> None:
+        looked_at_s = 0.0
         while True:
             await self._database.wait_until_up()
             for directory in self._left():
@@ -58,7 +62,9 @@ class Salvage:
                     # One that has just been made may not be locked yet: it is empty.
                     if (directory / "records").stat().st_size:
                         await self._drain(directory)
-            await self._tell_left(LEFT_AFTER_US)
+            if (now_s := time.monotonic()) - looked_at_s >= LOOK_FOR_UNTOLD_S:
+                looked_at_s = now_s
+                await self._tell_left(LEFT_AFTER_US)
             await asyncio.sleep(LOOK_S)
 
     async def _tell_left(self, older_than_us: int) -> None:

@@ -22,12 +22,12 @@ from cordboard.storage.feed import Position, Written
 from cordboard.storage.outcomes import NewOutcome, awaited_position
 
 # Some 10 ms of one transaction, and 3 ms of this process.
-TOLD_AT_ONCE_MAX: Final = 20
+TOLD_AT_ONCE_MAX: Final = 25
 # A quarter of a second of telling. While more wait, each outcome brings along what follows, which slows
 # callers down to what the database can take.
 WAITING_MAX: Final = 200
 # Of a member's next call; a transaction for each outcome takes the database three times as much.
-GATHER_S: Final = 0.02
+GATHER_S: Final = 0.05
 BACKOFF_S: Final = 0.2
 # Whoever lives has told by then.
 LEFT_AFTER_US: Final = 2_000_000
