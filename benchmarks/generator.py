@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias, assert_never
 
+from benchmarks.cores import served_first
 from benchmarks.latency import Latency, latency_of
 
 OK: Final = b"HTTP/1.1 200"
@@ -125,9 +126,14 @@ async def run(
     # In a thread, so that whoever ends the benchmark is heard meanwhile; the loop itself has nothing to do.
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(_Generator(address, streams, stop).run, seconds, warm_up_s)
+        return await asyncio.to_thread(_run, _Generator(address, streams, stop), seconds, warm_up_s)
     finally:
         stop.set()
+
+
+def _run(generator: _Generator, seconds: float | None, warm_up_s: float) -> list[Load]:
+    with served_first():
+        return generator.run(seconds, warm_up_s)
 
 
 async def drive(

@@ -102,7 +102,10 @@ async def rows(postgres: EmbeddedPostgres, query: str, *arguments: object) -> li
 
 
 async def verifications(postgres: EmbeddedPostgres, tenant: Tenant) -> list[tuple[object, ...]]:
-    """In the order in which they happened."""
+    """In the order in which they happened, once nothing is untold any more."""
+    async with asyncio.timeout(GIVE_UP_S):
+        while await rows(postgres, "SELECT 1 FROM untold_outcome WHERE tenant_id = $1", tenant.id):
+            pass
     query = "SELECT call_sid, outcome FROM verification WHERE tenant_id = $1 ORDER BY verified_at"
     return await rows(postgres, query, tenant.id)
 
@@ -380,8 +383,5 @@ async def test_a_node_that_the_database_comes_and_goes_from_leaves_the_spool_und
     await until_drained(at(engine))
     recorded = [call_sid for call_sid, _ in await verifications(postgres, tenant)]
     assert sorted(map(str, recorded)) == sorted(answered)
-    async with asyncio.timeout(GIVE_UP_S):
-        while await rows(postgres, "SELECT 1 FROM untold_outcome"):
-            pass
     events = await rows(postgres, "SELECT subject FROM event WHERE tenant_id = $1", tenant.id)
     assert sorted(str(call_sid) for (call_sid,) in events) == sorted(answered)

@@ -20,7 +20,8 @@ CALLS_WAITING_MAX: Final = 100_000
 # Between two writes a call has one hop or two. While the database is away it may have more; then all of these
 # for all calls are 240 MB, and of the rest the last one, which counts, takes the place of the one before it.
 HOPS_WAITING_MAX: Final = 8
-ROWS_PER_WRITE_MAX: Final = 500
+# Some 0.5 ms in which no call is answered, and 2 ms in which PostgreSQL answers nobody else on its core.
+ROWS_PER_WRITE_MAX: Final = 100
 # Rows that wait crowd what calls need out of the processor's cache.
 FLUSH_S: Final = 0.05
 AWAY_BACKOFF_S: Final = 0.5

@@ -190,6 +190,8 @@ class Frame:
                 return self._to_login(request)
             form = await _form_of(request, session)
             tenant = self._tenant_of(request)
+            if tenant is not None:
+                await self._switchboard.answering.settled(tenant.id)
             visit = Visit(request, session, form, client_address(request), self._sessions, now_us, tenant)
             said = await handler(visit)
             match said:
