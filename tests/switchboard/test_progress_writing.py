@@ -42,9 +42,15 @@ async def test_a_row_is_there_when_its_hop_goes_on(tables: ProgressTables) -> No
 
 async def test_a_hop_that_gave_up_leaves_the_others_alone(tables: ProgressTables) -> None:
     writing = ProgressWriting(tables)
+    is_waiting = asyncio.Event()
+
+    async def leave() -> None:
+        is_waiting.set()
+        await writing.put(row(1))
+
     async with asyncio.TaskGroup() as tasks:
-        leaving, staying = (tasks.create_task(writing.put(row(n))) for n in (1, 2))
-        await asyncio.sleep(0)
+        leaving, staying = tasks.create_task(leave()), tasks.create_task(writing.put(row(2)))
+        await is_waiting.wait()
         leaving.cancel()
     assert tables.get(1, b"sid-2", VN, CALLER) == NEW_CALL._replace(failures=2)
     assert staying.done()

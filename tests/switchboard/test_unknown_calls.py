@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cordboard.routing.model import NEW_CALL
+from cordboard.routing.model import NEW_CALL, Progress
 from cordboard.routing.numbers import E164
 from cordboard.storage.database import Database
 from cordboard.storage.outcomes import CallKey
@@ -89,8 +89,14 @@ async def test_a_database_that_is_away_knows_nothing(office: Office) -> None:
 
 
 async def test_who_waits_when_the_engine_stops_goes_by_what_the_node_knows(office: Office) -> None:
+    is_waiting = asyncio.Event()
+
+    async def ask(unknown_calls: UnknownCalls) -> Progress:
+        is_waiting.set()
+        return await unknown_calls.progress_of(office.cell, call(office, "sid"))
+
     async with nothing_can_be_read(office.database), asyncio.TaskGroup() as tasks:
         async with asking(office.database) as unknown_calls:
-            hop = tasks.create_task(unknown_calls.progress_of(office.cell, call(office, "sid")))
-            await asyncio.sleep(0)
+            hop = tasks.create_task(ask(unknown_calls))
+            await is_waiting.wait()
         assert await hop == NEW_CALL
