@@ -48,6 +48,7 @@ RETRIES_MAX: Final = 5
 MIGRATION_LOCK: Final = 0x0C04DB0A
 
 Result = TypeVar("Result")
+Work: TypeAlias = Callable[[Connection], Awaitable[Result]]
 
 _DICE: Final = SystemRandom()
 _log = structlog.get_logger(__name__)
@@ -234,13 +235,13 @@ class Database:
                 **self._connect_kwargs,
             )
 
-    async def read(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def read(self, work: Work[Result]) -> Result:
         """Run `work`, which only reads, on one connection. Raises DatabaseAway."""
         with _translated():
             async with self._acquired() as connection:
                 return await work(connection)
 
-    async def read_snapshot(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def read_snapshot(self, work: Work[Result]) -> Result:
         """Run `work` in one read-only transaction that sees one instant. Raises DatabaseAway."""
         with _translated():
             async with (
@@ -249,58 +250,43 @@ class Database:
             ):
                 return await work(connection)
 
-    async def write(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def write(self, work: Work[Result]) -> Result:
         """Run `work` in a transaction; run it again if it lost a race.
 
         Raises DatabaseAway when nothing was committed, CommitUnknown when that cannot be known, and
         whatever `work` raises, rolled back.
         """
-        for retries_left in reversed(range(RETRIES_MAX)):
-            try:
-                with _translated():
-                    if self._tracing is None:
-                        return await self._write_once(work)
-                    with self._tracing.span("commit"):
-                        return await self._write_once(work)
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                if not retries_left:
-                    raise
-        raise AssertionError("the last retry raises or returns")
+        return await self._committed(self._write_once, work)
 
-    async def write_in_one_statement(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def write_in_one_statement(self, work: Work[Result]) -> Result:
         """Run `work`, whose only statement that writes commits itself: one way there and back, not three.
 
         It is run again if it lost a race. Raises DatabaseAway when nothing was committed, CommitUnknown when
         that cannot be known, and whatever `work` raises.
         """
+        return await self._committed(self._write_by_itself, work)
+
+    async def _committed(
+        self, write: Callable[[Work[Result]], Awaitable[Result]], work: Work[Result]
+    ) -> Result:
         for retries_left in reversed(range(RETRIES_MAX)):
             try:
                 with _translated():
-                    async with self._acquired() as connection:
-                        return await self._write_by_itself(connection, work)
+                    if self._tracing is None:
+                        return await write(work)
+                    with self._tracing.span("commit"):
+                        return await write(work)
             except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
                 if not retries_left:
                     raise
         raise AssertionError("the last retry raises or returns")
 
-    async def _write_by_itself(
-        self, connection: Connection, work: Callable[[Connection], Awaitable[Result]]
-    ) -> Result:
-        started_s = time.perf_counter()
-        try:
-            if self._tracing is None:
-                result = await work(connection)
-            else:
-                with self._tracing.span("commit"):
-                    result = await work(connection)
-        except AWAY as lost:
-            self._lose(connection)
-            raise CommitUnknown("the connection was lost during a statement") from lost
-        if self.on_commit is not None:
-            self.on_commit(time.perf_counter() - started_s)
-        return result
+    async def _write_by_itself(self, work: Work[Result]) -> Result:
+        async with self._acquired() as connection:
+            with self._committing(connection):
+                return await work(connection)
 
-    async def _write_once(self, work: Callable[[Connection], Awaitable[Result]]) -> Result:
+    async def _write_once(self, work: Work[Result]) -> Result:
         async with self._acquired() as connection:
             transaction = connection.transaction()
             await transaction.start()
@@ -313,15 +299,21 @@ class Database:
                 if not connection.is_closed():
                     await transaction.rollback()
                 raise
-            started_s = time.perf_counter()
-            try:
+            with self._committing(connection):
                 await transaction.commit()
-            except AWAY as lost:
-                self._lose(connection)
-                raise CommitUnknown("the connection was lost during a commit") from lost
-            if self.on_commit is not None:
-                self.on_commit(time.perf_counter() - started_s)
             return result
+
+    @contextmanager
+    def _committing(self, connection: Connection) -> Iterator[None]:
+        """What is lost inside may have been committed or not. Raises CommitUnknown."""
+        started_s = time.perf_counter()
+        try:
+            yield
+        except AWAY as lost:
+            self._lose(connection)
+            raise CommitUnknown("the connection was lost during a commit") from lost
+        if self.on_commit is not None:
+            self.on_commit(time.perf_counter() - started_s)
 
     @asynccontextmanager
     async def _acquired(self) -> AsyncIterator[Connection]:
