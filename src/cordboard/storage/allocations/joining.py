@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -79,19 +79,32 @@ async def join(
     )
     inserted = {(row["allocation_id"].bytes, row["number"]) for row in rows}
     joining = [join for join in joinable if (join.allocation_id, join.number) in inserted]
+    return await _take(connection, cell, joining, found, now_us) if joining else []
+
+
+async def _take(
+    connection: Connection, cell: int, joining: Sequence[Join], found: Mapping[UUID, Found], now_us: int
+) -> list[Change]:
+    """Give them their routes, all in one step. Whoever is refused one there is tried alone, because it may
+    have lost to somebody who lost, too; and refused there it takes back what it has."""
     routes = {join: _routes(join, found) for join in joining}
     wanted = [route for of_join in routes.values() for route in of_join]
     refused, changes = await take_routes(connection, cell, wanted, now_us)
-    refused_of = {join: set(of_join) & set(refused) for join, of_join in routes.items()} if refused else {}
-    for join in joining:
-        if refused_of.get(join):
-            await _leave(connection, cell, join, routes[join], refused_of[join])
+    lost = set(refused)
+    for join, of_join in routes.items():
+        id = UUID(bytes=join.allocation_id)
+        if lost.isdisjoint(of_join):
+            here, member = found[id], MemberRoutes(join.side, join.at_us)
+            changes.append(
+                member_stands(here.tenant_no, here.standing.allocation, join.number, member, set(of_join))
+            )
             continue
-        here = found[UUID(bytes=join.allocation_id)]
-        member = MemberRoutes(join.side, join.at_us)
-        changes.append(
-            member_stands(here.tenant_no, here.standing.allocation, join.number, member, set(routes[join]))
-        )
+        await drop_routes(connection, cell, set(of_join) - lost)
+        await drop_idle_lines(connection, cell, [route[:2] for route in of_join])
+        if len(joining) > 1:
+            changes += await _take(connection, cell, [join], found, now_us)
+        else:
+            await connection.execute(_SQL["delete_some_parties"], cell, id, [join.number])
     return changes
 
 
@@ -102,15 +115,6 @@ def _routes(join: Join, found: Mapping[UUID, Found]) -> list[Route]:
         Route(virtual_number, join.number, id, join.side, party.listed_need_pin)
         for virtual_number in party.virtual_numbers
     ]
-
-
-async def _leave(
-    connection: Connection, cell: int, join: Join, routes: Sequence[Route], refused: Set[Route]
-) -> None:
-    """Take back what a join has that was refused a part."""
-    await drop_routes(connection, cell, set(routes) - refused)
-    await drop_idle_lines(connection, cell, [route[:2] for route in routes])
-    await connection.execute(_SQL["delete_some_parties"], cell, UUID(bytes=join.allocation_id), [join.number])
 
 
 def member_stands(
