@@ -19,7 +19,6 @@ import structlog
 from cordboard.clock import Clock, SystemClock
 from cordboard.logs import HopLog, hop_log
 from cordboard.postal_table import load_postal_regions
-from cordboard.routing.changes import PinFailed
 from cordboard.settings import Settings, admin_token, make_private_directory
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
@@ -357,12 +356,8 @@ def _spool(parts: _Parts, directory: Path, stack: AsyncExitStack) -> Spool:
 
 def _telling(parts: _Parts, board: BoardSource, wake_sender: Callable[[], None]) -> Telling:
     def hand_over(written: Written) -> None:
-        if any(isinstance(change, PinFailed) for change in written.changes):
-            # What windows are told goes through the feed, also to the windows of this process.
-            parts.bell.ring()
-        else:
-            board.hand_over(written)
-            parts.bell.ring_elsewhere()
+        board.hand_over(written)
+        parts.bell.ring_elsewhere()
 
     return Telling(parts.database, parts.clock, wake_sender, hand_over)
 

@@ -134,7 +134,10 @@ Change = (
 )
 
 
-# Kinds of rows that the windows of wrong PINs follow.
+WindowChange = PinFailed | ThrottleCleared | TenantGone
+"""What the windows of wrong PINs follow."""
+
+# The same as kinds of rows.
 WINDOW_KINDS: Final = frozenset({"pin_failed", "throttle_cleared", "tenant_gone"})
 
 

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from cordboard.clock import to_datetime, to_instant_us
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.listing import Page
-from cordboard.storage.queries import load
+from cordboard.storage.queries import ALL_CELLS, load
 from cordboard.storage.resting import DAY_US, count_of
 
 _SQL: Final = load("audit")
@@ -109,7 +109,7 @@ async def list_acts(
     """Acts below `before`, the newest first; those of one tenant, or all."""
     below = (to_datetime(before.at_us), before.id, limit + 1)
     if scope is None:
-        rows = await connection.fetch(_SQL["acts"], list(range(256)), *below)
+        rows = await connection.fetch(_SQL["acts"], ALL_CELLS, *below)
     else:
         rows = await connection.fetch(_SQL["acts_of_tenant"], scope.cell, *below, scope.tenant_id)
     acts = [

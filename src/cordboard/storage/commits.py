@@ -107,6 +107,27 @@ class CommitBatcher(Generic[Item, Result]):
                     done.set_result(result)
 
 
+async def write_or_each(
+    write: Callable[[Sequence[Item]], Awaitable[Result]],
+    items: Sequence[Item],
+    refuse: Callable[[Item, Exception], None],
+) -> list[Result]:
+    """What one write of all items says; where the database refuses that, what a write of each says.
+
+    `refuse` gets what is refused by itself. Raises DatabaseAway, CommitUnknown, and what `refuse` raises.
+    """
+    try:
+        return [await write(items)]
+    except (DatabaseAway, CommitUnknown):
+        raise
+    except Exception as error:
+        if len(items) == 1:
+            refuse(items[0], error)
+            return []
+    # One item spoils the batch and nothing says which: each gets a transaction of its own.
+    return [result for item in items for result in await write_or_each(write, [item], refuse)]
+
+
 def _fail(done: asyncio.Future[Result], error: Exception) -> None:
     if not done.done():
         done.set_exception(error)

@@ -34,7 +34,7 @@ from cordboard.storage.database import Connection
 from cordboard.storage.events import NewEvent, add_events
 from cordboard.storage.facts import VerificationFailedFacts, VerifiedFacts
 from cordboard.storage.feed import Position, Written
-from cordboard.storage.queries import load
+from cordboard.storage.queries import ALL_CELLS, load
 
 _SQL: Final = load("outcomes")
 
@@ -333,7 +333,7 @@ def entry_name(call: CallKey, digest: bytes) -> bytes:
 
 async def recent_failures(connection: Connection, since_us: int) -> list[PinFailed]:
     """All failures since then, the oldest first."""
-    rows = await connection.fetch(_SQL["recent_failures"], list(range(256)), to_datetime(since_us))
+    rows = await connection.fetch(_SQL["recent_failures"], ALL_CELLS, to_datetime(since_us))
     return [
         PinFailed(
             row["tenant_id"],

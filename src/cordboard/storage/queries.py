@@ -6,6 +6,10 @@ import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Final
+
+# For statements that look at every cell, by their indexes, which begin with it (architecture.md, Cell).
+ALL_CELLS: Final = tuple(range(256))
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 

@@ -12,7 +12,7 @@ from cordboard.routing.numbers import E164
 from cordboard.storage import feed, outcomes, provisioning
 from cordboard.storage.database import Connection, Database
 from cordboard.storage.feed import Position
-from cordboard.storage.queries import load
+from cordboard.storage.queries import ALL_CELLS, load
 
 _SQL: Final = load("throttles")
 
@@ -77,4 +77,4 @@ async def clear(connection: Connection, cell: int, cleared: ThrottleCleared, now
 
 async def forget_cleared(connection: Connection, older_than_us: int) -> None:
     """What was lifted before any window begins."""
-    await connection.execute(_SQL["forget_cleared"], list(range(256)), to_datetime(older_than_us))
+    await connection.execute(_SQL["forget_cleared"], ALL_CELLS, to_datetime(older_than_us))

@@ -21,11 +21,10 @@ from cordboard.storage import outcomes
 from cordboard.storage.database import Connection
 from cordboard.storage.feed import Written
 from cordboard.storage.outcomes import CallKey, NewOutcome, Recorded, call_key
-from cordboard.storage.queries import load
+from cordboard.storage.queries import ALL_CELLS, load
 from cordboard.storage.spooled import outcome_of, outcome_to_json
 
 _SQL: Final = load("untold")
-ALL_CELLS: Final = tuple(range(256))
 
 _log = structlog.get_logger(__name__)
 

@@ -19,10 +19,12 @@ import orjson
 import structlog
 
 from cordboard.clock import SECOND_US, Clock
+from cordboard.routing.changes import WindowChange
 from cordboard.storage import feed
 from cordboard.storage.bell import Bell
 from cordboard.storage.database import Connection, Database, DatabaseAway
 from cordboard.storage.feed import Position, Written
+from cordboard.storage.queries import ALL_CELLS
 from cordboard.switchboard.throttle import Throttle
 from cordboard.tables.board import BoardTables, FeedGap
 from cordboard.tables.pulse import Pulse
@@ -120,10 +122,15 @@ class BoardKeeper:
     def hand_over(self, written: Written) -> None:
         """Apply what this process has committed, without a way through the database and back.
 
-        Every item of a batch may hand it over. Where something else comes before it, the feed tells of both.
+        Every item of a batch may hand it over. Where something else comes before it, the feed tells of both;
+        and of what windows of wrong PINs are told, here and in the workers, it tells alone.
         """
-        if written is not self._last_handed_over:
-            self._last_handed_over = written
+        if written is self._last_handed_over:
+            return
+        self._last_handed_over = written
+        if any(isinstance(change, WindowChange) for change in written.changes):
+            self._bell.ring_here()
+        else:
             self._handed_over.put_nowait(written)
 
     async def _apply_handed_over(self) -> None:
@@ -181,7 +188,7 @@ class BoardKeeper:
     async def _catch_up(self) -> None:
         while True:
             asked_at_us = self._clock.now_us()
-            positions = dict.fromkeys(range(256), 0) | self._positions
+            positions = dict.fromkeys(ALL_CELLS, 0) | self._positions
             rows = await self._database.read(partial(feed.rows_after, positions=positions))
             if not rows:
                 self._pulse.equal_at_us = asked_at_us

@@ -23,7 +23,7 @@ from cordboard.clock import Clock
 from cordboard.routing.model import Progress
 from cordboard.storage import outcomes, untold
 from cordboard.storage.calls import NewEnd, record_ends
-from cordboard.storage.commits import CommitBatcher
+from cordboard.storage.commits import CommitBatcher, write_or_each
 from cordboard.storage.database import CommitUnknown, Connection, Database, DatabaseAway
 from cordboard.storage.outcomes import NewOutcome, Recorded
 from cordboard.storage.spool import Spool
@@ -192,20 +192,17 @@ class Recording:
         self._wake_sender()
 
     async def _write(self, cell: int, items: Sequence[Item]) -> None:
-        try:
-            await self._database.write(
-                partial(_record_in_order, cell=cell, items=items, now_us=self._clock.now_us())
-            )
-        except (DatabaseAway, CommitUnknown):
-            raise
-        except Exception as error:
-            if len(items) > 1:
-                # One item spoils the batch and nothing says which: each gets a transaction of its own.
-                for item in items:
-                    await self._write(cell, [item])
-                return
+        def refuse(item: Item, error: Exception) -> None:
             _log.error("spool.refused", error=type(error).__name__)
-            self.spool.set_aside("refused", to_bytes(Spooled(cell, items[0])))
+            self.spool.set_aside("refused", to_bytes(Spooled(cell, item)))
+
+        await write_or_each(
+            lambda some: self._database.write(
+                partial(_record_in_order, cell=cell, items=some, now_us=self._clock.now_us())
+            ),
+            items,
+            refuse,
+        )
 
 
 async def _record_in_order(connection: Connection, cell: int, items: Sequence[Item], now_us: int) -> None:

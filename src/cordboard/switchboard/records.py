@@ -11,6 +11,7 @@ import structlog
 
 from cordboard.storage import calls
 from cordboard.storage.calls import CallRow
+from cordboard.storage.commits import write_or_each
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.outcomes import CallKey
 from cordboard.telemetry import Metrics
@@ -94,17 +95,16 @@ class CallRecords:
 
     async def _write(self, cell: int, rows: list[CallRow]) -> None:
         """Write them; what the database refuses is dropped, and the others are not kept from it."""
-        try:
-            await self._database.write(partial(calls.write_rows, cell=cell, rows=rows))
-        except (DatabaseAway, CommitUnknown):
-            raise
-        except Exception as error:  # A row that can never be written must not end the engine.
-            if len(rows) > 1:
-                for row in rows:
-                    await self._write(cell, [row])
-                return
-            _log.error("records.refused", error=type(error).__name__)
-            self._metrics.call_rows_dropped.inc()
+        await write_or_each(
+            lambda some: self._database.write(partial(calls.write_rows, cell=cell, rows=some)),
+            rows,
+            self._drop,
+        )
+
+    def _drop(self, _: CallRow, error: Exception) -> None:
+        # A row that can never be written must not end the engine.
+        _log.error("records.refused", error=type(error).__name__)
+        self._metrics.call_rows_dropped.inc()
 
 
 def _add(rows: list[CallRow], later: list[CallRow]) -> None:

@@ -17,6 +17,7 @@ from cordboard.clock import Clock
 from cordboard.routing.model import RightPin
 from cordboard.routing.numbers import E164
 from cordboard.storage import untold
+from cordboard.storage.commits import write_or_each
 from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.feed import Position, Written
 from cordboard.storage.outcomes import NewOutcome, awaited_position
@@ -34,6 +35,10 @@ LEFT_AFTER_US: Final = 2_000_000
 LEFT_AT_ONCE_MAX: Final = 500
 
 _log = structlog.get_logger(__name__)
+
+
+# A tenant, one of its calls by CallSid, or a stranger of it who is about to be a member.
+_Name = tuple[str, str | E164 | None]
 
 
 class _Untold(NamedTuple):
@@ -59,11 +64,8 @@ class Telling:
         self._hand_over = hand_over
         # By cell, the oldest first; they leave when they are told.
         self._waiting: defaultdict[int, deque[_Untold]] = defaultdict(deque)
-        self._count = 0
-        # Of those that wait the latest of a tenant, of a call, and of a stranger who is about to be a member.
-        self._of_tenant: dict[str, asyncio.Future[Position | None]] = {}
-        self._of_call: dict[tuple[str, str], asyncio.Future[Position | None]] = {}
-        self._joins: dict[tuple[str, E164], asyncio.Future[Position | None]] = {}
+        # Of those that wait the latest that goes by each name.
+        self._latest: dict[_Name, asyncio.Future[Position | None]] = {}
         self._wake = asyncio.Event()
         self._telling = asyncio.Lock()
 
@@ -71,30 +73,30 @@ class Telling:
     def is_full(self) -> bool:
         return self._count >= WAITING_MAX
 
+    @property
+    def _count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
     def add(self, cell: int, new: NewOutcome) -> None:
         """Tell of it soon; it is on record."""
         told: asyncio.Future[Position | None] = asyncio.get_running_loop().create_future()
         self._waiting[cell].append(_Untold(new, told))
-        self._count += 1
-        self._of_tenant[new.call.tenant_id] = told
-        self._of_call[new.call.tenant_id, new.call.call_sid] = told
-        if isinstance(new.outcome, RightPin) and new.call.caller is not None:
-            self._joins[new.call.tenant_id, new.call.caller] = told
+        self._latest |= dict.fromkeys(_names_of(new), told)
         self._wake.set()
 
     async def wait_for_call(self, tenant_id: str, call_sid: str, timeout_s: float) -> None:
         """Until all is told of the call that this process knows of, or the time is over."""
-        told = self._of_call.get((tenant_id, call_sid))
+        told = self._latest.get((tenant_id, call_sid))
         if told is not None:
             await asyncio.wait({told}, timeout=timeout_s)
 
     def of_tenant(self, tenant_id: str) -> asyncio.Future[Position | None] | None:
         """The latest of the tenant: when it is told, so are all before it."""
-        return self._of_tenant.get(tenant_id)
+        return self._latest.get((tenant_id, None))
 
     def join_of(self, tenant_id: str, caller: E164) -> asyncio.Future[Position | None] | None:
         """Of a stranger whose PIN was right a moment ago: its place in the feed, once it is told."""
-        return self._joins.get((tenant_id, caller))
+        return self._latest.get((tenant_id, caller))
 
     async def run(self) -> None:
         while True:
@@ -131,35 +133,33 @@ class Telling:
         position = await self._tell(cell, [item.new for item in batch])
         for item in batch:
             waiting.popleft()
-            self._count -= 1
-            self._settle(item, position)
+            for name in _names_of(item.new):
+                if self._latest.get(name) is item.told:
+                    del self._latest[name]
+            item.told.set_result(position)
         self._wake_sender()
 
     async def _tell(self, cell: int, items: Sequence[NewOutcome]) -> Position | None:
-        try:
+        async def write(some: Sequence[NewOutcome]) -> Position | None:
             written = await self._database.write(
-                partial(untold.tell, cell=cell, items=items, now_us=self._clock.now_us())
+                partial(untold.tell, cell=cell, items=some, now_us=self._clock.now_us())
             )
-        except (DatabaseAway, CommitUnknown):
-            raise
-        except Exception as error:
-            if len(items) > 1:
-                # One item spoils the batch and nothing says which: each gets a transaction of its own.
-                positions = [await self._tell(cell, [item]) for item in items]
-                return max((position for position in positions if position is not None), default=None)
-            # It stays untold in the database, and is tried again by whoever looks for what was left.
-            _log.error("outcome.refused", error=type(error).__name__)
-            return None
-        if written is not None:
-            self._hand_over(written)
-        return awaited_position(written)
+            if written is not None:
+                self._hand_over(written)
+            return awaited_position(written)
 
-    def _settle(self, item: _Untold, position: Position | None) -> None:
-        call = item.new.call
-        if self._of_tenant.get(call.tenant_id) is item.told:
-            del self._of_tenant[call.tenant_id]
-        if self._of_call.get(of_call := (call.tenant_id, call.call_sid)) is item.told:
-            del self._of_call[of_call]
-        if call.caller is not None and self._joins.get(joins := (call.tenant_id, call.caller)) is item.told:
-            del self._joins[joins]
-        item.told.set_result(position)
+        positions = await write_or_each(write, items, _refuse)
+        return max((position for position in positions if position is not None), default=None)
+
+
+def _names_of(new: NewOutcome) -> list[_Name]:
+    call = new.call
+    names: list[_Name] = [(call.tenant_id, None), (call.tenant_id, call.call_sid)]
+    if isinstance(new.outcome, RightPin) and call.caller is not None:
+        names.append((call.tenant_id, call.caller))
+    return names
+
+
+def _refuse(_: NewOutcome, error: Exception) -> None:
+    # It stays untold in the database, and is tried again by whoever looks for what was left.
+    _log.error("outcome.refused", error=type(error).__name__)
