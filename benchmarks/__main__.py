@@ -1,4 +1,5 @@
-"""`python -m benchmarks [part …] [--quick] [--sizes N,N] [--minutes N] [--workers N] [--output DIR]`.
+"""`python -m benchmarks [part …] [--quick] [--sizes N,N] [--minutes N] [--rounds N] [--workers N]
+[--output DIR]`.
 
 Writes report.html and report.json (report-quick.… with --quick), and prints the same figures as a table.
 """
@@ -340,6 +341,7 @@ def arguments(given_words: Sequence[str] | None = None) -> tuple[Plan, tuple[str
     parser.add_argument("--main-size", type=int, metavar="N", help="the one at which everything is measured")
     parser.add_argument("--workers", type=int, metavar="N", help="processes of the engine that answer calls")
     parser.add_argument("--minutes", type=float, metavar="N", help="length of `endurance`")
+    parser.add_argument("--rounds", type=int, metavar="N", help="how often what is compared takes turns")
     parser.add_argument("--wave", type=int, metavar="N", help="allocations that end in one second")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", default=Path(__file__).parent, help="where the report goes"
@@ -365,6 +367,7 @@ def arguments(given_words: Sequence[str] | None = None) -> tuple[Plan, tuple[str
     plan = replace(
         plan,
         minutes=given.minutes or plan.minutes,
+        rounds=given.rounds or plan.rounds,
         wave=given.wave or plan.wave,
         workers=given.workers,
     )

@@ -18,6 +18,8 @@ def test_a_run_measures_everything_unless_it_is_quick_or_told_parts(tmp_path: Pa
     assert "endurance" not in parts
     _, parts, _ = arguments(["--quick", "endurance", "--output", str(tmp_path)])
     assert parts == ("endurance",)
+    plan, _, _ = arguments(["--rounds", "3", "--output", str(tmp_path)])
+    assert plan.rounds == 3
 
 
 def test_the_main_size_is_one_of_the_sizes(tmp_path: Path) -> None:
