@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, assert_never
@@ -54,8 +55,10 @@ from cordboard.tracing import Tracing
 
 # A new member's next call should find it on the board; its present one does not need that.
 JOIN_WAIT_S: Final = 0.2
-# Ways in of calls that a greeting may ask for by CallSid: two generations of these, 300 bytes each.
-WAYS_IN_MAX: Final = 50_000
+# Ways in of calls that a greeting may ask for by CallSid: the last 100,000, 300 bytes each. They are dropped
+# by generations, because one at a time takes every call longer; and one of 5,000 takes 2 ms.
+WAYS_IN_GENERATIONS: Final = 20
+WAYS_IN_OF_A_GENERATION_MAX: Final = 5_000
 
 
 class Caller(NamedTuple):
@@ -129,8 +132,8 @@ class CallAnswering:
         self._clock = clock
         self._ring_bell = ring_bell
         self._decide_call = decide if tracing is None else tracing.traced("decision", decide)
-        self._ways_in: dict[tuple[int, str], CallKey] = {}
-        self._older_ways_in: dict[tuple[int, str], CallKey] = {}
+        # The newest generation first.
+        self._ways_in: deque[dict[tuple[int, str], CallKey]] = deque([{}], maxlen=WAYS_IN_GENERATIONS)
         # Two hops of one call at the same moment take turns; calls do not wait for each other.
         self._turns: WeakValueDictionary[CallKey, asyncio.Lock] = WeakValueDictionary()
 
@@ -141,10 +144,10 @@ class CallAnswering:
     def way_in(self, tenant: TenantView, call_sid: str) -> WayIn | None:
         """The VN and caller that are known under a CallSid."""
         key = (tenant.tenant_no, call_sid)
-        call = self._ways_in.get(key) or self._older_ways_in.get(key)
-        if call is None:
-            return self._progress.way_in(tenant.tenant_no, call_sid.encode())
-        return WayIn(call.virtual_number, call.caller)
+        for generation in self._ways_in:
+            if (call := generation.get(key)) is not None:
+                return WayIn(call.virtual_number, call.caller)
+        return self._progress.way_in(tenant.tenant_no, call_sid.encode())
 
     def answer_at_once(
         self,
@@ -413,10 +416,11 @@ class CallAnswering:
         self, tenant: TenantView, call: CallKey, decision: Decision, applet: str, request_id: str | None
     ) -> None:
         """Remember the call's way in, and record the decision behind the answer."""
-        if len(self._ways_in) >= WAYS_IN_MAX:
-            # Whole generations are dropped: taking the oldest out of a dict walks over all that were.
-            self._older_ways_in, self._ways_in = self._ways_in, {}
-        self._ways_in[tenant.tenant_no, call.call_sid] = call
+        newest = self._ways_in[0]
+        if len(newest) >= WAYS_IN_OF_A_GENERATION_MAX:
+            newest = {}
+            self._ways_in.appendleft(newest)
+        newest[tenant.tenant_no, call.call_sid] = call
         self._records.put(tenant.cell, CallRow(call, decision, self._clock.now_us(), applet, request_id))
 
     def _count(self, decision: Decision) -> Decision:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import structlog
 
@@ -16,10 +16,12 @@ from cordboard.storage.database import CommitUnknown, Database, DatabaseAway
 from cordboard.storage.outcomes import CallKey
 from cordboard.telemetry import Metrics
 
-# 5,000 calls/s × 20 s of a database that is away; with three hops of 300 bytes each, 90 MB.
-CALLS_WAITING_MAX: Final = 100_000
-# Between two writes a call has one hop or two. While the database is away it may have more; then all of these
-# for all calls are 240 MB, and of the rest the last one, which counts, takes the place of the one before it.
+# Some 2 ms to sort them into cells and to forget them, in which no call is answered.
+CALLS_OF_A_BATCH_MAX: Final = 1_000
+# 100,000 calls: 5,000 a second × 20 s of a database that is away; with three hops of 300 bytes each, 90 MB.
+BATCHES_WAITING_MAX: Final = 100
+# In a batch a call has one hop or two. While the database is away it may have more; then all of these for all
+# calls are 240 MB, and of the rest the last one, which counts, takes the place of the one before it.
 HOPS_WAITING_MAX: Final = 8
 # Some 0.5 ms in which no call is answered, and 2 ms in which PostgreSQL answers nobody else on its core.
 ROWS_PER_WRITE_MAX: Final = 100
@@ -36,62 +38,76 @@ class _Waiting(NamedTuple):
     rows: list[CallRow]
 
 
+_Batch: TypeAlias = dict[CallKey, _Waiting]
+
+
 class CallRecords:
     """`put` never waits. `run` in a task of the owner; `flush` before the end."""
 
     def __init__(self, database: Database, metrics: Metrics) -> None:
         self._database = database
         self._metrics = metrics
-        # Those that come in, and those that are being written.
-        self._waiting: dict[CallKey, _Waiting] = {}
-        self._in_hand: dict[CallKey, _Waiting] = {}
+        # Batches, the oldest first; the last takes those that come in.
+        self._waiting: deque[_Batch] = deque([{}])
+        self._in_hand: _Batch = {}
         self._flushing = asyncio.Lock()
 
     def put(self, cell: int, row: CallRow) -> None:
-        waiting = self._waiting.get(row.call)
+        newest = self._waiting[-1]
+        waiting = newest.get(row.call)
         if waiting is not None:
-            _add(waiting.rows, [row])
-        elif len(self._waiting) < CALLS_WAITING_MAX:
-            self._waiting[row.call] = _Waiting(cell, [row])
-        else:
-            self._metrics.call_rows_dropped.inc()
+            waiting.rows.append(row)
+            # Of too many hops the last decision stays.
+            del waiting.rows[HOPS_WAITING_MAX - 1 : -1]
+            return
+        if len(newest) >= CALLS_OF_A_BATCH_MAX:
+            if len(self._waiting) >= BATCHES_WAITING_MAX:
+                self._metrics.call_rows_dropped.inc()
+                return
+            newest = {}
+            self._waiting.append(newest)
+        newest[row.call] = _Waiting(cell, [row])
 
     def of_call(self, call: CallKey) -> CallRow | None:
         """What is not written yet of this call."""
-        waiting = self._waiting.get(call) or self._in_hand.get(call)
-        return None if waiting is None else waiting.rows[-1]
+        for batch in (*reversed(self._waiting), self._in_hand):
+            if (waiting := batch.get(call)) is not None:
+                return waiting.rows[-1]
+        return None
 
     async def run(self) -> None:
         while True:
             try:
                 await self.flush()
             except (DatabaseAway, CommitUnknown) as away:
-                _log.warning("records.waiting", error=type(away).__name__, calls=len(self._waiting))
+                calls_waiting = sum(map(len, self._waiting))
+                _log.warning("records.waiting", error=type(away).__name__, calls=calls_waiting)
                 await asyncio.sleep(AWAY_BACKOFF_S)
             await asyncio.sleep(FLUSH_S)
 
     async def flush(self) -> None:
         """Write what waits. Raises DatabaseAway, CommitUnknown, and keeps what it could not write."""
         async with self._flushing:
-            self._in_hand, self._waiting = self._waiting, {}
-            try:
-                by_cell: defaultdict[int, list[CallRow]] = defaultdict(list)
-                for cell, rows in self._in_hand.values():
-                    by_cell[cell] += rows
-                for cell, rows in by_cell.items():
-                    for start in range(0, len(rows), ROWS_PER_WRITE_MAX):
-                        part = rows[start : start + ROWS_PER_WRITE_MAX]
-                        await self._write(cell, part)
-            except BaseException:
-                # Rows may be written twice, which changes nothing, but not be lost.
-                for call, waiting in self._waiting.items():
-                    held = self._in_hand.setdefault(call, waiting)
-                    if held is not waiting:
-                        _add(held.rows, waiting.rows)
-                self._waiting = self._in_hand
-                raise
-            finally:
-                self._in_hand = {}
+            for _ in range(len(self._waiting)):
+                self._in_hand = self._waiting.popleft()
+                if not self._waiting:
+                    self._waiting.append({})
+                try:
+                    await self._write_batch(self._in_hand)
+                except BaseException:
+                    # Rows may be written twice, which changes nothing, but not be lost.
+                    self._waiting.appendleft(self._in_hand)
+                    raise
+                finally:
+                    self._in_hand = {}
+
+    async def _write_batch(self, batch: _Batch) -> None:
+        by_cell: defaultdict[int, list[CallRow]] = defaultdict(list)
+        for cell, rows in batch.values():
+            by_cell[cell] += rows
+        for cell, rows in by_cell.items():
+            for start in range(0, len(rows), ROWS_PER_WRITE_MAX):
+                await self._write(cell, rows[start : start + ROWS_PER_WRITE_MAX])
 
     async def _write(self, cell: int, rows: list[CallRow]) -> None:
         """Write them; what the database refuses is dropped, and the others are not kept from it."""
@@ -105,9 +121,3 @@ class CallRecords:
         # A row that can never be written must not end the engine.
         _log.error("records.refused", error=type(error).__name__)
         self._metrics.call_rows_dropped.inc()
-
-
-def _add(rows: list[CallRow], later: list[CallRow]) -> None:
-    """Of too many hops the last decision stays."""
-    rows += later
-    del rows[HOPS_WAITING_MAX - 1 : -1]
