@@ -252,6 +252,13 @@ class Books:
         """The listed caller connects to whom the last answered change says, or to nobody."""
         answer = await tenant.call(order.agent).connect()
         targets = answer.body["destination"]["numbers"]
+        is_answered = order.greenpin_id is not None and order.is_released is not None
+        if not is_answered and bool(targets) != (state == "active"):
+            # The engine may do what it was asked for between the two looks, when whoever asked is gone.
+            rows = await self._rows(
+                "SELECT state FROM allocation WHERE tenant_id = $1 AND client_id = $2", order.transaction_id
+            )
+            state = rows[0]["state"] if rows else None
         if state == "active":
             assert targets, "whatever is granted, connects"
             # Members of the round's standing allocation come behind the one who is listed.
